@@ -1,0 +1,60 @@
+"""What every command shares: its flags, and the user's mistakes answered in one line.
+
+ml_collections loads the configuration while flags are parsed, before `main` runs, and raises
+exceptions of its own there; `run` turns those, and every `UserError`, into a line on stderr.
+"""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from alexnet_jax.config import flatten, load_config
+from alexnet_jax.errors import UserError, nearest
+
+
+def define_config():
+    """Defines `--config` (a file with `get_config()`) and its `--config.FIELD=VALUE` overrides."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "Configuration file, e.g. configs/default.py.", lock_config=True
+    )
+
+
+def run(main: Callable[[list[str]], int | None], *, takes_files: bool = False) -> None:
+    """Parses the flags, runs `main(files)` and exits with what it returns (None: 0).
+
+    A mistake of the user's exits with 1 after one line on stderr.
+    """
+    try:
+        app.run(lambda argv: main(argv[1:]), flags_parser=lambda argv: _parse(argv, takes_files))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def _parse(argv: list[str], takes_files: bool) -> list[str]:
+    _check_overrides(argv)
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if "config" in flags.FLAGS and flags.FLAGS["config"].value is None:
+        raise UserError("no configuration: give one, e.g. --config=configs/default.py")
+    if len(rest) > 1 and not takes_files:
+        raise UserError(f"unexpected argument '{rest[1]}': options are written --name=value")
+    return rest
+
+
+def _check_overrides(argv: list[str]) -> None:
+    """Loads the configuration file that `argv` names and looks up each field it overrides."""
+    known = None
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, _, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-"):
+            continue
+        if name == "config":
+            known = flatten(load_config(value or following))
+        elif name.startswith("config.") and known is not None:
+            field = name.removeprefix("config.")
+            if field not in known:
+                raise UserError(f"unknown field --config.{field}; {nearest(field, known)}")

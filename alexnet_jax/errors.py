@@ -1,0 +1,27 @@
+"""The one exception that means "the user can fix this", and how its line ends."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in the input. Its message is one line: what was wrong, where, what to do."""
+
+
+def nearest(word: str, known: Iterable) -> str:
+    """How an error line ends: the known word nearest to a mistyped one, or all of them."""
+    known = sorted(str(name) for name in known)
+    if close := difflib.get_close_matches(word, known, n=1, cutoff=0.5):
+        return f"did you mean '{close[0]}'?"
+    # The last part of a dotted name may be right and its section wrong or missing.
+    endings = {name.rsplit(".", 1)[-1]: name for name in known}
+    if close := difflib.get_close_matches(word.rsplit(".", 1)[-1], endings, n=1):
+        return f"did you mean '{endings[close[0]]}'?"
+    return "known: " + ", ".join(known[:40])
+
+
+def choose(value: str, known: Iterable[str], field: str) -> str:
+    """`value` if it is one of the known ones; else a UserError that names the nearest."""
+    if value not in known:
+        raise UserError(f"{field} is '{value}'; {nearest(str(value), known)}")
+    return value

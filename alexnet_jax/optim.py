@@ -1,0 +1,280 @@
+"""The 2012 update rule, its learning-rate schedules, and LARS for batches of thousands.
+
+The paper's rule (section 5) and its source (cuda-convnet, src/weights.cu) keep the learning rate
+*inside* the velocity:
+
+    v <- momentum * v - rate * (gradient + weight_decay * w),        w <- w + v
+
+`optax.sgd` and PyTorch multiply the velocity by the rate afterwards. The two agree while the rate
+is constant and differ for some tens of steps after each drop: here the old velocity keeps its size.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from alexnet_jax.errors import UserError, choose
+
+OPTIMIZERS = ("momentum", "lars")
+SCHEDULES = ("constant", "plateau", "epochs", "dexp")
+BIAS_SCHEDULES = ("weights", "epochs")
+
+_map_with_path = jax.tree_util.tree_map_with_path
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimSpec:
+    """How parameters move. Epochs count completed epochs from 0 and may be fractions."""
+
+    optimizer: str = "momentum"  # 'momentum' (the paper's rule) or 'lars' (the same, trust-scaled)
+    learning_rate: float = 0.01  # at the start (paper section 5)
+    momentum: float = 0.9  # paper section 5
+    weight_decay: float = 5e-4  # kernels only, times the rate (section 5; source, weights.cu)
+    bias_rate: float = 1.0  # biases' rate over kernels': 1 in the paper's text, 2 in its source
+    schedule: str = "constant"  # 'constant', 'plateau', 'epochs' or 'dexp'
+    drop_factor: float = 10.0  # what 'plateau', 'epochs' and the biases' own schedule divide by
+    drop_epochs: tuple = ()  # 'epochs': the rate is divided at each of these
+    patience_epochs: int = 5  # 'plateau': evaluations at epoch ends without a better error
+    min_delta: float = 0.0  # 'plateau': percentage points by which an error must be better
+    max_drops: int = 3  # 'plateau': the paper's three divisions by ten
+    dexp_factor: float = 250.0  # 'dexp': first rate over last (source's net #170: 0.01 to 0.00004)
+    dexp_steps: int = 4  # 'dexp': equal stretches of the run, each at its own rate
+    bias_schedule: str = "weights"  # 'weights': biases follow the kernels; 'epochs': the next field
+    bias_drop_epochs: tuple = ()  # the biases' own drops (source: one or none; half time for dexp)
+    warmup_epochs: float = 0.0  # the rate rises linearly to its schedule over this many epochs
+    layer_rates: tuple = ()  # (layer, multiplier, from_epoch): latest holds; 0 freezes the layer
+    layer_decays: tuple = ()  # (layer, weight decay), where it differs from weight_decay
+    trust_coefficient: float = 0.001  # 'lars': eta (optax.lars's default)
+
+
+def _logged(drops, conv_cut, frozen, stop, layers=("conv1",)) -> dict:
+    cuts = tuple((layer, 0.1, conv_cut) for layer in layers) if conv_cut else ()
+    freezes = tuple((layer, 0.0, frozen) for layer in layers)
+    optim = {"schedule": "epochs", "drop_epochs": drops, "layer_rates": cuts + freezes}
+    optim |= {"bias_rate": 2.0, "bias_schedule": "epochs"}
+    return {"optim": optim, "noise_until_epoch": conv_cut, "num_epochs": stop}
+
+
+# Epochs at which the 2012 runs changed rates, by net (source: layers/layer-params-*.cfg; fact sheet
+# section 5), read as completed epochs. `optim` holds fields of OptimSpec; `noise_until_epoch` ends
+# the colour noise (None: not logged); `num_epochs` is where the run was stopped. Drops are those of
+# the kernels: biases stayed at 0.02, but for one unlogged drop in 145-2010 (here a layer's cut and
+# freezing take its biases along). Not logged: 147's early cut of conv1, 145-half's last drop.
+LOGGED_RUNS: dict[str, dict] = {
+    "145-2010": _logged((23, 51, 78), conv_cut=68, frozen=72, stop=93),
+    "145": _logged((25, 51, 79), conv_cut=67, frozen=72, stop=91),
+    "147": _logged((23, 51, 79), conv_cut=None, frozen=79, stop=90),
+    "148": _logged((22, 44, 86), conv_cut=69, frozen=73, stop=97),
+    "145-half": _logged((20, 48), conv_cut=66, frozen=72, stop=96),
+    "120-2012": _logged((22, 49, 81), conv_cut=66, frozen=73, stop=95, layers=("conv1", "conv2")),
+}
+
+
+def _staircase(values: Sequence[float], starts: Sequence[int]) -> optax.Schedule:
+    """values[0], then values[i + 1] from step starts[i] on; later entries win."""
+
+    def value_at(step):
+        value = jnp.asarray(values[0], dtype=float)
+        for start, later in zip(starts, values[1:], strict=True):
+            value = jnp.where(step >= start, later, value)
+        return value
+
+    return value_at
+
+
+def _to_steps(epochs: Sequence[float], steps_per_epoch: int) -> list[int]:
+    return [round(epoch * steps_per_epoch) for epoch in epochs]
+
+
+def make_schedule(spec: OptimSpec, *, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
+    """Step (from 0) -> learning rate of a kernel, a scalar; layer_rates not included.
+
+    'plateau' is constant here: its drops come with the run, as `PlateauState.scale`.
+    """
+    start = spec.learning_rate
+    if spec.schedule == "epochs":
+        values = [start / spec.drop_factor**i for i in range(len(spec.drop_epochs) + 1)]
+        rate = _staircase(values, _to_steps(spec.drop_epochs, steps_per_epoch))
+    elif spec.schedule == "dexp":
+        n = spec.dexp_steps
+        values = [start * spec.dexp_factor ** (-i / (n - 1)) for i in range(n)]
+        rate = _staircase(values, [math.ceil(i * total_steps / n) for i in range(1, n)])
+    else:
+        rate = _staircase([start], [])
+    warmup_steps = round(spec.warmup_epochs * steps_per_epoch)
+    if not warmup_steps:
+        return rate
+    return lambda step: rate(step) * jnp.minimum(1.0, (step + 1) / warmup_steps)
+
+
+class VelocityState(NamedTuple):
+    """The optimizer's whole state: updates made so far (int32), and v, shaped as the parameters."""
+
+    count: jax.Array
+    velocity: optax.Params
+
+
+def make_optimizer(
+    spec: OptimSpec, *, steps_per_epoch: int, total_steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """The update rule over parameters {layer: {'kernel': ..., 'bias': ...}} of any float dtype.
+
+    `update(gradients, state, params, lr_scale=1.0)` returns what to add to the parameters, and the
+    new state. Gradients are of the minibatch's mean loss; `lr_scale` is the plateau's factor.
+    The step number is the state's one counter: `optax.tree.get(state, "count")`. The velocity is
+    its one part shaped as the parameters, so `optax.tree.map_params(tx, lambda _, spec: spec,
+    state, specs, transform_non_params=lambda _: P())` makes the state's partition specs.
+
+    A layer whose multiplier is 0 is frozen wholly, as epsW = 0 does in the source (weights.cu):
+    its update is exactly 0 and its velocity stays. LARS needs whole kernels for their norms: call
+    `update` outside shard_map.
+    """
+    length = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
+    kernel_rate = bias_rate = make_schedule(spec, **length)
+    if spec.bias_schedule == "epochs":
+        own = {"schedule": "epochs", "drop_epochs": spec.bias_drop_epochs}
+        bias_rate = make_schedule(dataclasses.replace(spec, **own), **length)
+
+    def multiplier(layer: str) -> optax.Schedule:
+        entries = [entry for entry in spec.layer_rates if entry[0] == layer]
+        starts = _to_steps([epoch for _, _, epoch in entries], steps_per_epoch)
+        return _staircase([1.0, *(value for _, value, _ in entries)], starts)
+
+    def rate(path, count, lr_scale):
+        layer, leaf = _names(path)
+        if leaf == "bias":
+            own = spec.bias_schedule == "epochs"
+            scheduled = bias_rate(count) * spec.bias_rate * (1.0 if own else lr_scale)
+        else:
+            scheduled = kernel_rate(count) * lr_scale
+        return scheduled * multiplier(layer)(count)
+
+    def unless_frozen(path, count, value, otherwise):
+        layer, _ = _names(path)
+        if not any(name == layer and value == 0 for name, value, _ in spec.layer_rates):
+            return value
+        return jnp.where(multiplier(layer)(count) == 0, otherwise, value)
+
+    def init(params):
+        return VelocityState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
+
+    def update(gradients, state, params=None, *, lr_scale=1.0, **_):
+        del params
+        count = state.count
+
+        def advance(path, g, v):
+            step = jnp.asarray(rate(path, count, lr_scale), g.dtype) * g
+            return unless_frozen(path, count, spec.momentum * v - step, v)
+
+        velocity = _map_with_path(advance, gradients, state.velocity)
+        updates = _map_with_path(lambda path, v: unless_frozen(path, count, v, 0), velocity)
+        return updates, VelocityState(optax.safe_increment(count), velocity)
+
+    decays = dict(spec.layer_decays)
+
+    def add_decay(path, gradient, param):
+        layer, leaf = _names(path)
+        decay = decays.get(layer, spec.weight_decay) if leaf == "kernel" else 0.0
+        return gradient + decay * param if decay else gradient
+
+    parts = [optax.stateless(lambda g, params: _map_with_path(add_decay, g, params))]
+    if spec.optimizer == "lars":
+        trust = optax.scale_by_trust_ratio(trust_coefficient=spec.trust_coefficient)
+        parts.append(optax.masked(trust, _are_kernels))
+    return optax.chain(*parts, optax.GradientTransformationExtraArgs(init, update))
+
+
+def _names(path) -> tuple[str, str]:
+    """(layer, 'kernel' or 'bias') of a leaf's path."""
+    return path[-2].key, path[-1].key
+
+
+def _are_kernels(params):
+    return _map_with_path(lambda path, _: _names(path)[1] == "kernel", params)
+
+
+class PlateauState(NamedTuple):
+    """What the plateau schedule remembers; NumPy scalars of rank 0, to be saved with the run."""
+
+    best_error: np.ndarray  # float32, percent
+    evaluations_since_best: np.ndarray  # int32; since the last drop, if that was later
+    drops: np.ndarray  # int32
+    scale: np.ndarray  # float32, the optimizer's lr_scale
+
+
+def _plateau_state(best_error, evaluations, drops, scale) -> PlateauState:
+    values = np.float32(best_error), np.int32(evaluations), np.int32(drops), np.float32(scale)
+    return PlateauState(*map(np.asarray, values))
+
+
+def init_plateau() -> PlateauState:
+    """The state before any evaluation."""
+    return _plateau_state(np.inf, 0, 0, 1.0)
+
+
+def update_plateau(state: PlateauState, error: float, spec: OptimSpec) -> PlateauState:
+    """The state after one more evaluation with this validation error (percent), on the host.
+
+    The rate drops when `patience_epochs` evaluations on end have not bettered the best error by
+    more than `min_delta`; a NaN betters nothing.
+    """
+    best, evaluations, drops, _ = state
+    error, evaluations, drops = np.float32(error), int(evaluations) + 1, int(drops)
+    if error < best - np.float32(spec.min_delta):
+        best, evaluations = error, 0
+    elif evaluations >= spec.patience_epochs and drops < spec.max_drops:
+        evaluations, drops = 0, drops + 1
+    return _plateau_state(best, evaluations, drops, spec.drop_factor**-drops)
+
+
+_AT_LEAST = dict.fromkeys(
+    ("learning_rate", "weight_decay", "bias_rate", "min_delta", "max_drops", "trust_coefficient"), 0
+) | {"drop_factor": 1, "dexp_factor": 1, "patience_epochs": 1, "dexp_steps": 2}
+_ENTRIES = {
+    "layer_rates": ("layer", "multiplier", "from_epoch"),
+    "layer_decays": ("layer", "weight_decay"),
+}
+
+
+def check(spec: OptimSpec, num_epochs: float, layer_names: Sequence[str]) -> None:
+    """Raises UserError, one line, for a spec that a run of this length and net cannot mean."""
+    choose(spec.optimizer, OPTIMIZERS, "optim.optimizer")
+    choose(spec.schedule, SCHEDULES, "optim.schedule")
+    choose(spec.bias_schedule, BIAS_SCHEDULES, "optim.bias_schedule")
+    for field, low in _AT_LEAST.items():
+        if not getattr(spec, field) >= low:
+            raise UserError(f"optim.{field} is {getattr(spec, field)}: it must be {low} or more")
+    if not 0 <= spec.momentum < 1:
+        raise UserError(f"optim.momentum is {spec.momentum}: it must be at least 0 and below 1")
+    _check_epochs("optim.warmup_epochs", (spec.warmup_epochs,), num_epochs)
+    if spec.schedule == "epochs":
+        if not spec.drop_epochs:
+            raise UserError("optim.schedule='epochs' drops nowhere: list epochs in drop_epochs")
+        _check_epochs("optim.drop_epochs", spec.drop_epochs, num_epochs)
+    if spec.bias_schedule == "epochs":
+        _check_epochs("optim.bias_drop_epochs", spec.bias_drop_epochs, num_epochs)
+    for field, form in _ENTRIES.items():
+        for entry in getattr(spec, field):
+            if not isinstance(entry, tuple | list) or len(entry) != len(form):
+                raise UserError(f"optim.{field} holds {entry!r}: write ({', '.join(form)})")
+            choose(entry[0], layer_names, f"layer in optim.{field}")
+            if not (isinstance(entry[1], int | float) and entry[1] >= 0):
+                raise UserError(f"optim.{field} holds {entry!r}: {form[1]} must be 0 or more")
+    for layer in layer_names:
+        epochs = [epoch for name, _, epoch in spec.layer_rates if name == layer]
+        _check_epochs(f"optim.layer_rates of {layer}", epochs, num_epochs)
+
+
+def _check_epochs(field: str, epochs: Sequence[float], num_epochs: float) -> None:
+    for epoch in epochs:
+        if not (isinstance(epoch, int | float) and 0 <= epoch < num_epochs):
+            raise UserError(f"{field}: epoch {epoch!r} is outside the run of {num_epochs} epochs")
+    if any(later <= epoch for epoch, later in itertools.pairwise(epochs)):
+        raise UserError(f"{field} {tuple(epochs)}: the epochs must increase")

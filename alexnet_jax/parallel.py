@@ -1,0 +1,137 @@
+"""The mesh of devices, and which part of the batch and of the net each of them holds.
+
+Three layouts over the same parameters, on a mesh with the axes `data` and `model`:
+
+data    parameters replicated; the batch split over every device (both axes).
+towers  the two GPUs of 2012: the net's towers split over `model`, the batch over `data`.
+hybrid  "one weird trick" (Krizhevsky 2014): the convolutions as in `data`; the fully connected
+        layers split over `model`, each on the batch of its whole `model` group.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax.errors import UserError, choose
+from alexnet_jax.models.placement import Placement
+
+LAYOUTS = ("data", "towers", "hybrid")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A mesh and how the batch and the net lie on it."""
+
+    name: str
+    mesh: Mesh
+
+    @property
+    def placement(self) -> Placement:
+        """What the net itself must know: the part of it that one device computes."""
+        if self.name == "data" or self.mesh.shape["model"] == 1:
+            return Placement()
+        return Placement(layout=self.name, axis="model", shards=self.mesh.shape["model"])
+
+    @property
+    def images_spec(self) -> P:
+        """Images are split over every device that runs the convolutions on its own examples."""
+        return P("data") if self.name == "towers" else P(("data", "model"))
+
+    @property
+    def labels_spec(self) -> P:
+        """Labels go where the logits are computed: in `hybrid` by whole `model` groups."""
+        return P(("data", "model")) if self.name == "data" else P("data")
+
+    @property
+    def sum_axes(self) -> tuple[str, ...]:
+        """Axes over which each device's loss is of other examples."""
+        return ("data", "model") if self.name == "data" else ("data",)
+
+    @property
+    def same_axes(self) -> tuple[str, ...]:
+        """Axes over which every device has the same logits."""
+        return () if self.name == "data" else ("model",)
+
+    def batch_shardings(self) -> dict[str, NamedSharding]:
+        """A sharding for each key of a batch."""
+        images = NamedSharding(self.mesh, self.images_spec)
+        labels = NamedSharding(self.mesh, self.labels_spec)
+        return dict(images=images, crops=images, labels=labels, mask=labels, ids=labels)
+
+    def replicated(self) -> NamedSharding:
+        """The sharding of what every device holds whole."""
+        return NamedSharding(self.mesh, P())
+
+    def param_specs(self, params: Mapping) -> dict:
+        """A PartitionSpec for each parameter: on its last axis where its layer is split."""
+        return {
+            layer: {name: self._leaf_spec(layer, leaf) for name, leaf in leaves.items()}
+            for layer, leaves in params.items()
+        }
+
+    def state_shardings(self, state):
+        """A sharding for each leaf of a training state.
+
+        A leaf that belongs to a parameter (its own or its velocity) is found by the end of its
+        path, ('conv1', 'kernel'), and lies as the parameter does; all else is replicated.
+        """
+
+        def sharding(path, leaf):
+            names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+            belongs = len(names) >= 2 and names[-1] in ("kernel", "bias")
+            return NamedSharding(self.mesh, self._leaf_spec(names[-2], leaf) if belongs else P())
+
+        return jax.tree_util.tree_map_with_path(sharding, state)
+
+    def _leaf_spec(self, layer: str, leaf) -> P:
+        if self.placement.splits(layer, leaf.shape[-1]):
+            return P(*[None] * (len(leaf.shape) - 1), "model")
+        return P()
+
+
+def make_layout(name: str, *, data: int, model: int, towers: int, batch_size: int) -> Layout:
+    """Lays a net with `towers` towers and batches of `batch_size` over the devices.
+
+    Args:
+        data: devices on the `data` axis; -1 takes all that `model` leaves.
+        model: devices on the `model` axis.
+
+    Raises:
+        UserError: the mesh doesn't fit the devices, the net or the batch.
+    """
+    choose(name, LAYOUTS, "mesh.layout")
+    devices = jax.device_count()
+    if model < 1 or (data < 1 and data != -1):
+        raise UserError(f"mesh.data={data}, mesh.model={model}: give positive sizes, or data=-1")
+    data = max(devices // model, 1) if data == -1 else data
+    if data * model > devices:
+        raise UserError(
+            f"mesh.data={data} x mesh.model={model} needs {data * model} devices and "
+            f"{devices} are here; lower them, or set mesh.data=-1 to take what there is"
+        )
+    if data * model < devices and jax.process_count() > 1:
+        raise UserError(
+            f"mesh.data={data} x mesh.model={model} leaves some of {devices} devices idle: "
+            "over several processes every device must be in the mesh; set mesh.data=-1"
+        )
+    if name == "towers" and model not in (1, 2):
+        raise UserError(f"mesh.model={model}: the layout 'towers' splits two towers over 1 or 2")
+    if name == "towers" and towers != 2:
+        raise UserError("mesh.layout 'towers' needs model.towers=2: this net has one tower")
+    mesh = jax.make_mesh(
+        (data, model),
+        ("data", "model"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=jax.devices()[: data * model],
+    )
+    layout = Layout(name, mesh)
+    shares = data if name == "towers" else data * model
+    if batch_size % shares:
+        raise UserError(
+            f"batch_size={batch_size} doesn't divide over {shares} devices of the mesh; "
+            f"take a multiple of {shares}"
+        )
+    return layout

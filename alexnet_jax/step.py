@@ -1,0 +1,202 @@
+"""The training state, and what one step does to it."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax.optim import PlateauState, init_plateau
+from alexnet_jax.parallel import Layout
+from alexnet_jax.preprocess import Preprocess
+
+SUMS = ("loss", "top1", "top5", "count")
+
+
+@struct.dataclass
+class TrainState:
+    """All that decides the rest of a run.
+
+    Attributes:
+        step: int32 scalar, training steps done; the data's position follows from it.
+        params: {layer: {'kernel', 'bias'}}, the towers side by side on the last axis.
+        opt_state: optax's, with the velocities.
+        plateau: the schedule's state, which changes only after an evaluation.
+        key: the run's random key; step n draws from fold_in(key, n).
+        since_log: sums of training metrics since the last logged step.
+        since_epoch: the same since the epoch began.
+    """
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+    plateau: PlateauState
+    key: jax.Array
+    since_log: dict
+    since_epoch: dict
+
+
+def zero_sums() -> dict:
+    """Sums of training metrics with nothing added yet."""
+    return {name: jnp.zeros((), jnp.float32) for name in SUMS}
+
+
+def init_state(
+    model: nn.Module, tx: optax.GradientTransformation, seed: int, image_size: int
+) -> TrainState:
+    """A fresh state; the same for a seed on any mesh."""
+    init_key, key = jax.random.split(jax.random.key(seed))
+    images = jnp.zeros((1, image_size, image_size, 3))
+    params = model.init(init_key, images)["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+        plateau=init_plateau(),
+        key=key,
+        since_log=zero_sums(),
+        since_epoch=zero_sums(),
+    )
+
+
+def classification_sums(logits, labels, mask) -> dict:
+    """Sums over a batch; padding (mask 0) counts nothing.
+
+    Args:
+        logits: float [B, classes].
+        labels: int32 [B].
+        mask: float [B], 1 for an example and 0 for padding.
+
+    Returns:
+        'loss': cross-entropy in nats; 'top1', 'top5': examples whose label is among the one or
+        five highest logits (equal logits in the order of their class); 'count': examples.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    classes = jnp.arange(logits.shape[1])
+    # Written so that a NaN logit ranks above the label: a broken net is never right.
+    above = ~(logits <= own) | ((logits == own) & (classes < labels[:, None]))
+    rank = above.sum(axis=1)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return {
+        "loss": jnp.sum(losses * mask),
+        "top1": jnp.sum((rank < 1) * mask),
+        "top5": jnp.sum((rank < 5) * mask),
+        "count": jnp.sum(mask),
+    }
+
+
+def make_train_sums(model: nn.Module, layout: Layout) -> Callable:
+    """`train_sums(params, images, labels, mask, key)`: `classification_sums` of a global batch.
+
+    Each device runs the part of the net that the layout gives it on its part of the batch; what
+    they exchange stands in `models.placement`. Every device ends with the same sums.
+    """
+    local_model = model.clone(placement=layout.placement)
+    labels_spec = layout.labels_spec
+
+    def train_sums(params, images, labels, mask, key):
+        specs = layout.param_specs(params)
+        index = jnp.arange(labels.shape[0], dtype=jnp.int32)
+
+        def local_sums(params, images, labels, mask, index, key):
+            logits, _ = local_model.apply(
+                {"params": _varying(params, specs, layout)},
+                images,
+                train=True,
+                example_index=index,
+                rngs={"dropout": key},
+            )
+            sums = classification_sums(logits, labels, _varying(mask, labels_spec, layout))
+            sums = lax.psum(sums, layout.sum_axes)
+            return lax.pmean(sums, layout.same_axes) if layout.same_axes else sums
+
+        in_specs = (specs, layout.images_spec, *[labels_spec] * 3, P())
+        summed = jax.shard_map(local_sums, mesh=layout.mesh, in_specs=in_specs, out_specs=P())
+        return summed(params, images, labels, mask, index, key)
+
+    return train_sums
+
+
+def _varying(tree, specs, layout: Layout):
+    """Arrays that lie as `specs` say, seen as different on every device of the mesh.
+
+    The transpose of this cast of the parameters is where the devices' gradients are summed.
+    """
+
+    def vary(x, spec):
+        named = jax.tree.leaves(tuple(spec))  # an entry is an axis, several axes, or None
+        missing = tuple(axis for axis in layout.mesh.axis_names if axis not in named)
+        return lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(vary, tree, specs)
+
+
+def make_train_step(
+    model: nn.Module, tx: optax.GradientTransformationExtraArgs, layout: Layout, prep: Preprocess
+) -> Callable:
+    """`train_step(state, batch) -> (state, sums)`, to be compiled: one update."""
+    train_sums = make_train_sums(model, layout)
+    prepare = _sharded_preprocess(prep, layout)
+
+    def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        noise_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        draws = jax.random.normal(noise_key, (batch["labels"].shape[0], 3))
+        images = prepare(batch["images"], batch["crops"], draws, state.step)
+
+        def mean_loss(params):
+            sums = train_sums(params, images, batch["labels"], batch["mask"], dropout_key)
+            return sums["loss"] / jnp.maximum(sums["count"], 1), sums
+
+        grads, sums = jax.grad(mean_loss, has_aux=True)(state.params)
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, lr_scale=state.plateau.scale
+        )
+        sums = jax.tree.map(lambda x: x.astype(jnp.float32), sums)
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            since_log=jax.tree.map(jnp.add, state.since_log, sums),
+            since_epoch=jax.tree.map(jnp.add, state.since_epoch, sums),
+        )
+        return state, sums
+
+    return train_step
+
+
+def make_predict(model: nn.Module, layout: Layout, prep: Preprocess) -> Callable:
+    """`predict(params, batch) -> float32 [B, classes]`, to be compiled: log-probabilities.
+
+    No dropout, no colour noise.
+    """
+    local_model = model.clone(placement=layout.placement)
+    prepare = _sharded_preprocess(prep, layout)
+
+    def predict(params: dict, batch: dict):
+        specs = layout.param_specs(params)
+
+        def local_log_probs(params, images):
+            logits, _ = local_model.apply({"params": _varying(params, specs, layout)}, images)
+            log_probs = jax.nn.log_softmax(logits)
+            return lax.pmean(log_probs, layout.same_axes) if layout.same_axes else log_probs
+
+        images = prepare(batch["images"], batch["crops"], None, jnp.zeros((), jnp.int32))
+        predicted = jax.shard_map(
+            local_log_probs,
+            mesh=layout.mesh,
+            in_specs=(specs, layout.images_spec),
+            out_specs=layout.labels_spec,
+        )
+        return predicted(params, images)
+
+    return predict
+
+
+def _sharded_preprocess(prep: Preprocess, layout: Layout) -> Callable:
+    """`prep` on each device's own images, so that the compiler cannot move any of them."""
+    spec = layout.images_spec
+    return jax.shard_map(prep, mesh=layout.mesh, in_specs=(spec, spec, spec, P()), out_specs=spec)
