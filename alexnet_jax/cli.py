@@ -4,13 +4,16 @@ ml_collections loads the configuration while flags are parsed, before `main` run
 exceptions of its own there; `run` turns those, and every `UserError`, into a line on stderr.
 """
 
+import os
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+import jax
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from alexnet_jax.config import flatten, load_config
+from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError, nearest
 
 
@@ -26,10 +29,24 @@ def run(main: Callable[[list[str]], int | None], *, takes_files: bool = False) -
 
     A mistake of the user's exits with 1 after one line on stderr.
     """
+
+    def quiet_main(argv):
+        if not flags.FLAGS["verbosity"].present:  # Orbax turns its own progress messages on
+            logging.set_verbosity(logging.WARNING)
+        _keep_compiled_programs()
+        return main(argv[1:])
+
     try:
-        app.run(lambda argv: main(argv[1:]), flags_parser=lambda argv: _parse(argv, takes_files))
+        app.run(quiet_main, flags_parser=lambda argv: _parse(argv, takes_files))
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def _keep_compiled_programs() -> None:
+    """A second start loads what the first compiled, from the user's cache folder."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def _parse(argv: list[str], takes_files: bool) -> list[str]:

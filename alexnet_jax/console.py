@@ -71,15 +71,16 @@ def epoch_line(
     num_epochs: int,
     step: int,
     train: Mapping[str, float],
-    validation: Mapping[str, float] | None = None,
+    evaluated: Mapping[str, float] | None = None,
     images_per_second: float | None = None,
+    split: str = "validation",
 ) -> str:
     """One line for a finished epoch (counted from 1): loss and errors in percent, as
-    `metrics.summarize` names them, of the training images and of the validation set."""
+    `metrics.summarize` names them, of the training images and of the evaluated split."""
     parts = [f"epoch {epoch:>{len(str(num_epochs))}}/{num_epochs}", f"step {step}"]
     parts.append(_measures("train", train))
-    if validation:
-        parts.append(_measures("validation", validation))
+    if evaluated:
+        parts.append(_measures(split, evaluated))
     if images_per_second is not None:
         parts.append(f"{images_per_second:,.0f} images/s")
     return "  ".join(parts)

@@ -99,13 +99,13 @@ def make_preprocess(
     }
     axes = None
     if colour_noise != "none":
-        eigenvalues, eigenvectors = np.linalg.eigh(np.asarray(statistics.covariance, np.float64))
+        deviations, directions = statistics.principal_colours()
         sizes = {
-            "source": np.sqrt(np.maximum(eigenvalues, 0.0)),
-            "text": eigenvalues,
-            "text_unit": eigenvalues / 255.0,  # l / 255^2 in 0..1 units, times 255 grey levels
+            "source": deviations,
+            "text": deviations**2,
+            "text_unit": deviations**2 / 255,  # l / 255^2 in 0..1 units, times 255 grey levels
         }[colour_noise]
-        axes = colour_noise_std * sizes[:, None] * eigenvectors.T
+        axes = colour_noise_std * sizes[:, None] * directions
     return Preprocess(
         mean=np.asarray(means[mean]),
         own_place=mean == "image",

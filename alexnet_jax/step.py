@@ -169,29 +169,32 @@ def make_train_step(
 
 
 def make_predict(model: nn.Module, layout: Layout, prep: Preprocess) -> Callable:
-    """`predict(params, batch) -> float32 [B, classes]`, to be compiled: log-probabilities.
+    """`predict(params, batch) -> float [B, classes]`, to be compiled: log-probabilities.
 
-    No dropout, no colour noise.
+    Softmax probabilities are averaged over the V views of each image (paper, section 4.1): the
+    batch's `images` are uint8 [B, V, S, S, 3] and its `crops` int32 [B, V, 3]. No dropout, no
+    colour noise.
     """
     local_model = model.clone(placement=layout.placement)
-    prepare = _sharded_preprocess(prep, layout)
 
     def predict(params: dict, batch: dict):
         specs = layout.param_specs(params)
 
-        def local_log_probs(params, images):
+        def local_log_probs(params, images, crops):
+            views = images.shape[1]
+            images, crops = (x.reshape(-1, *x.shape[2:]) for x in (images, crops))
+            images = prep(images, crops, None, jnp.zeros((), jnp.int32))
             logits, _ = local_model.apply({"params": _varying(params, specs, layout)}, images)
-            log_probs = jax.nn.log_softmax(logits)
-            return lax.pmean(log_probs, layout.same_axes) if layout.same_axes else log_probs
+            log_probs = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
+            averaged = jax.nn.logsumexp(log_probs, axis=1) - jnp.log(views)
+            return lax.pmean(averaged, layout.same_axes) if layout.same_axes else averaged
 
-        images = prepare(batch["images"], batch["crops"], None, jnp.zeros((), jnp.int32))
-        predicted = jax.shard_map(
+        return jax.shard_map(
             local_log_probs,
             mesh=layout.mesh,
-            in_specs=(specs, layout.images_spec),
+            in_specs=(specs, layout.images_spec, layout.images_spec),
             out_specs=layout.labels_spec,
-        )
-        return predicted(params, images)
+        )(params, batch["images"], batch["crops"])
 
     return predict
 

@@ -10,7 +10,7 @@ def get_config():
     """A small AlexNet in two towers, on patches of photographs that ship with scikit-image."""
     config = base.get_config()
     config.batch_size = 64
-    config.num_epochs = 20
+    config.num_epochs = 15
     config.log_every_steps = 20
 
     config.data.name = "photos"
@@ -29,5 +29,5 @@ def get_config():
     config.model.conv1_padding = (2, 2)
 
     config.optim.schedule = "epochs"
-    config.optim.drop_epochs = (16,)
+    config.optim.drop_epochs = (12,)
     return config

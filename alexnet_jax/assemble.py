@@ -1,0 +1,166 @@
+"""From a configuration to objects: the one room that reads its fields."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from alexnet_jax import data, models, optim
+from alexnet_jax.errors import UserError, choose
+from alexnet_jax.parallel import Layout, make_layout
+from alexnet_jax.preprocess import COLOUR_NOISES, MEANS, make_preprocess
+from alexnet_jax.step import TrainState, init_state, make_predict, make_train_step, zero_sums
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a configuration describes, ready to train or to evaluate.
+
+    Attributes:
+        data: the opened data set.
+        model: the net, whole, as one device would run it.
+        layout: the mesh and what lies where on it.
+        tx: the update rule.
+        schedule: step -> learning rate, before the plateau's divisions.
+        train_step: compiled (state, batch) -> (state, sums); the old state's memory is reused.
+        predict: compiled (params, batch) -> log-probabilities [B, classes].
+        steps_per_epoch: full batches in the training set.
+        total_steps: where the run ends.
+    """
+
+    config: ConfigDict
+    data: data.Data
+    model: nn.Module
+    layout: Layout
+    optim: optim.OptimSpec
+    tx: optax.GradientTransformationExtraArgs
+    schedule: Callable
+    train_step: Callable
+    predict: Callable
+    steps_per_epoch: int
+    total_steps: int
+
+    @property
+    def eval_split_name(self) -> str:
+        """'validation' or 'test': the evaluation split without a slice such as '[:90%]'."""
+        return self.config.data.eval_split.partition("[")[0]
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the training state."""
+        shapes = jax.eval_shape(self._init)
+        shardings = self.layout.state_shardings(shapes)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            shardings,
+        )
+
+    def fresh_state(self) -> TrainState:
+        """The state at step 0, made in place on the devices."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+        return jax.jit(self._init, out_shardings=shardings)()
+
+    def zero_sums(self) -> dict:
+        """Sums with nothing added yet, on every device."""
+        return jax.device_put(zero_sums(), self.layout.replicated())
+
+    def _init(self) -> TrainState:
+        return init_state(self.model, self.tx, self.config.seed, self.config.data.image_size)
+
+
+def assemble(config: ConfigDict) -> Run:
+    """Opens the data, builds the net, the mesh and the compiled steps.
+
+    Raises:
+        UserError: a field's value is impossible, or fits neither the data nor the devices.
+    """
+    _check(config)
+    dataset = data.open_data(data_spec(config))
+    model = make_model(config, dataset.num_classes)
+    layout = make_layout(
+        config.mesh.layout,
+        data=config.mesh.data,
+        model=config.mesh.model,
+        towers=model.towers,
+        batch_size=config.batch_size,
+    )
+    steps_per_epoch = dataset.num_train // config.batch_size
+    if steps_per_epoch == 0:
+        raise UserError(
+            f"batch_size={config.batch_size} is more than the {dataset.num_train} training "
+            f"examples of '{config.data.name}'; lower it"
+        )
+    # The schedule is that of the whole run, also where num_train_steps ends it early.
+    whole = dict(steps_per_epoch=steps_per_epoch, total_steps=config.num_epochs * steps_per_epoch)
+    total_steps = config.num_train_steps or whole["total_steps"]
+    spec = optim.OptimSpec(**config.optim)
+    layers = jax.eval_shape(
+        lambda: init_state(model, optax.identity(), 0, config.data.image_size).params
+    )
+    optim.check(spec, num_epochs=config.num_epochs, layer_names=list(layers))
+    tx = optim.make_optimizer(spec, **whole)
+
+    until = config.data.colour_noise_until_epoch
+    preprocess = make_preprocess(
+        data.statistics(dataset),
+        mean=config.data.mean,
+        scale=config.data.scale,
+        colour_noise=config.data.colour_noise,
+        colour_noise_std=config.data.colour_noise_std,
+        noise_until_step=total_steps if until is None else round(until * steps_per_epoch),
+    )
+    train_step = make_train_step(model, tx, layout, preprocess)
+    predict = make_predict(model, layout, preprocess)
+    return Run(
+        config=config,
+        data=dataset,
+        model=model,
+        layout=layout,
+        optim=spec,
+        tx=tx,
+        schedule=optim.make_schedule(spec, **whole),
+        train_step=jax.jit(train_step, donate_argnums=0),
+        predict=jax.jit(predict),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+
+
+def data_spec(config: ConfigDict) -> data.DataSpec:
+    """The part of the configuration that the data room reads."""
+    names = "name data_dir train_split eval_split image_size resize_size backend crop flip"
+    return data.DataSpec(**{name: config.data[name] for name in [*names.split(), "bad_images"]})
+
+
+def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
+    """The net that `config.model` describes; fields left at None are the preset's own."""
+    fields = {name: value for name, value in config.model.items() if value is not None}
+    if fields.setdefault("num_classes", num_classes) < num_classes:
+        raise UserError(
+            f"model.num_classes={fields['num_classes']}, but '{config.data.name}' has "
+            f"{num_classes} classes"
+        )
+    return models.create(**fields)
+
+
+def resolve(config: ConfigDict, model: nn.Module) -> ConfigDict:
+    """The configuration with the preset's values where `config.model` leaves them to it.
+
+    What a run records, so that a later change of a preset doesn't change an old run.
+    """
+    fields = {name: getattr(model, name) for name in config.model if name != "name"}
+    return ConfigDict({**config.to_dict(), "model": {"name": config.model.name, **fields}})
+
+
+def _check(config: ConfigDict) -> None:
+    for name in ("batch_size", "num_epochs", "log_every_steps", "keep_checkpoints"):
+        if config[name] < 1:
+            raise UserError(f"{name}={config[name]}: must be at least 1")
+    for name in ("num_train_steps", "eval_every_steps", "checkpoint_every_steps", "seed"):
+        if config[name] < 0:
+            raise UserError(f"{name}={config[name]}: must not be negative")
+    choose(config.data.mean, MEANS, "data.mean")
+    choose(config.data.colour_noise, COLOUR_NOISES, "data.colour_noise")

@@ -1,0 +1,84 @@
+"""One run at a time in a work directory."""
+
+import dataclasses
+import datetime
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+
+from alexnet_jax.errors import UserError
+
+_NAME = "lock"
+
+
+@dataclasses.dataclass
+class Lock:
+    """A held lock: a context manager, or call `release`."""
+
+    descriptor: int | None
+
+    def release(self) -> None:
+        """Lets the next run in. The file stays: removing it would race with who waits for it."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
+def acquire(workdir: str | os.PathLike) -> Lock:
+    """Takes the work directory for this process, creating it where needed.
+
+    The lock is the kernel's (flock on WORKDIR/lock), so it ends with the process that holds it,
+    however that dies, and a file left behind locks nothing. The file names the holder for people
+    to read. On NFS it holds between machines where flock reaches the server (Linux 2.6.12 and
+    later, unless mounted with nolock or local_lock); elsewhere it guards one machine only. In a
+    run of several processes, the first takes it for all.
+
+    Raises:
+      UserError: another process holds it (its process id and host are named), or `workdir` can't
+        be written.
+    """
+    path = Path(workdir) / _NAME
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not truncated: until the lock is ours, the text is its holder's.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the work directory {workdir}: {error.strerror}"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(
+            f"another run is using {workdir}: {_holder(path)}; wait for it to end, or choose "
+            "another --workdir"
+        ) from error
+    except OSError as error:
+        os.close(descriptor)
+        raise UserError(f"cannot lock {path}: {error.strerror}") from error
+    try:
+        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, (json.dumps(holder) + "\n").encode())
+    except OSError as error:
+        os.close(descriptor)
+        raise UserError(f"cannot write to {path}: {error.strerror}") from error
+    return Lock(descriptor)
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        return f"process {holder['pid']} on {holder['host']}, since {holder['started']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"its process can be found with `lsof {path}`"
