@@ -133,7 +133,7 @@ if __name__ == "__main__":
         "split", None, "A split of its data set; the run's evaluation split if not given."
     )
     flags.DEFINE_integer("step", None, "The checkpoint to evaluate; the best one if not given.")
-    flags.DEFINE_enum("views", "1", ["1", "9", "10"], "Crops of each image that are averaged.")
+    flags.DEFINE_integer("views", 1, "Crops of each image to average: 1, 9 or 10.")
     flags.DEFINE_string("data_dir", "", "Where the data lies now, if it has moved.")
     flags.DEFINE_string("json", None, "A file to write the results to.")
     flags.mark_flag_as_required("workdir")

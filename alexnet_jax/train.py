@@ -128,7 +128,7 @@ def _evaluate(run: Run, state: TrainState, step: int, history: dict, writer):
     writer.write(step, epoch, run.eval_split_name, result)
     last = {"step": step, "epoch": epoch, **result}
     best = history["best"]
-    if best is None or last["top1_error"] < best["top1_error"]:
+    if best is None or last["top1_error"] <= best["top1_error"]:
         best = last
     if run.optim.schedule == "plateau":
         plateau = optim.update_plateau(state.plateau, result["top1_error"], run.optim)

@@ -1,12 +1,11 @@
 """Mean, colour noise and scale against NumPy."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alexnet_jax.data import Statistics
 from alexnet_jax.preprocess import make_preprocess
 
 SIZE, RESIZED = 6, 9
@@ -16,7 +15,8 @@ SIZE, RESIZED = 6, 9
 def statistics():
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) * 40
-    return SimpleNamespace(
+    return Statistics(
+        fingerprint="",
         mean_image=rng.uniform(80, 140, (RESIZED, RESIZED, 3)).astype(np.float32),
         channel_mean=np.float32([120, 110, 100]),
         covariance=np.cov(pixels.T, bias=True),

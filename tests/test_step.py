@@ -66,6 +66,7 @@ def train(name, data, model_axis, *, steps=3, classes=CLASSES, dtype="float32"):
     for batch in batches(layout, steps, classes):
         state, sums = step(state, batch)
         losses.append(float(sums["loss"] / sums["count"]))
+    batch["images"], batch["crops"] = batch["images"][:, None], batch["crops"][:, None]
     probs = jax.jit(make_predict(model, layout, prep))(state.params, batch)
     return losses, jax.device_get(state.params), np.exp(np.asarray(probs))
 

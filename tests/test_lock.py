@@ -1,0 +1,80 @@
+"""One run at a time in a work directory."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_jax import lock
+from alexnet_jax.errors import UserError
+
+HOLD = """
+import sys, time
+from alexnet_jax import lock
+held = lock.acquire(sys.argv[1])
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of tmp_path / "run"."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_run_is_refused_and_told_of_the_first(tmp_path, holder):
+    with pytest.raises(UserError) as caught:
+        lock.acquire(tmp_path / "run")
+    assert f"process {holder.pid} on {socket.gethostname()}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lock_whose_process_was_killed_is_taken_over(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    note = tmp_path / "run" / "lock"
+    note.write_text(note.read_text() + "a longer text than the next holder's")
+    second = lock.acquire(tmp_path / "run")
+    with pytest.raises(UserError, match=f"process {os.getpid()} on"):
+        lock.acquire(tmp_path / "run")
+    second.release()
+
+
+def test_release_lets_the_next_in(tmp_path):
+    first = lock.acquire(tmp_path)
+    first.release()
+    first.release()  # once more does no harm
+    with lock.acquire(tmp_path):
+        pass
+    lock.acquire(tmp_path).release()
+
+
+def test_other_directories_are_free(tmp_path):
+    with lock.acquire(tmp_path / "a"), lock.acquire(tmp_path / "b"):
+        pass
+
+
+def test_an_unreadable_note_of_the_holder_is_no_traceback(tmp_path):
+    with lock.acquire(tmp_path):
+        (tmp_path / "lock").write_text("\x00 no JSON")
+        with pytest.raises(UserError, match="another run is using"):
+            lock.acquire(tmp_path)
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to the work directory"):
+        lock.acquire(tmp_path / "file")

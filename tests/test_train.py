@@ -1,0 +1,274 @@
+"""Whole runs: training, resuming, evaluating, and what mistakes get."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from alexnet_jax import checkpoint
+from alexnet_jax.config import load_config
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluate import evaluate, load_run
+from alexnet_jax.train import train
+from tests import tiny
+
+STEPS = 15  # of 80 images in batches of 16, three epochs
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return tiny.make_config(folder / "tiny.py", tiny.make_folder(folder / "photographs"))
+
+
+def load(config_file, **changes):
+    config = load_config(config_file)
+    for name, value in changes.items():
+        section, _, field = name.rpartition("__")
+        (config[section] if section else config)[field] = value
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole_run(config_file, tmp_path_factory):
+    """A run that nothing disturbs."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    assert train(load(config_file), workdir) == 0
+    return workdir
+
+
+def final_params(workdir):
+    path = workdir / "checkpoints"
+    step = max(int(each.name) for each in path.iterdir() if each.name.isdigit())
+    run, params, _ = load_run(workdir, step)
+    return jax.device_get(params)
+
+
+def assert_same_run(workdir, whole_run):
+    assert tiny.lines(workdir) == tiny.lines(whole_run)
+    jax.tree.map(np.testing.assert_array_equal, final_params(workdir), final_params(whole_run))
+    results = [json.loads((each / "result.json").read_text()) for each in (workdir, whole_run)]
+    assert results[0]["final"] == results[1]["final"]
+    assert results[0]["best"] == results[1]["best"]
+
+
+def test_what_a_work_directory_holds(whole_run):
+    assert {"config.json", "checkpoints", "metrics.jsonl", "result.json"} <= {
+        path.name for path in whole_run.iterdir()
+    }
+    assert list(whole_run.glob("events.out.tfevents*"))
+    steps = sorted(int(p.name) for p in (whole_run / "checkpoints").iterdir() if p.name.isdigit())
+    assert steps == [5, 10, 15]
+
+    result = json.loads((whole_run / "result.json").read_text())
+    for name in ("final", "best"):
+        assert {"step", "loss", "top1_error", "top5_error"} <= result[name].keys()
+    assert result["final"]["step"] == STEPS
+    assert result["epochs"] == 3
+    assert result["seed"] == 0
+    assert result["images_per_second"] > 0
+    assert result["hardware"]["device_count"] >= 1
+    assert "jax" in result["versions"]
+
+    config = json.loads((whole_run / "config.json").read_text())
+    assert config["model"]["towers"] == 2  # the preset's, resolved
+    assert config["model"]["num_classes"] == 4
+
+
+def test_metrics_have_each_step_and_split_once(whole_run):
+    lines = tiny.lines(whole_run)
+    keys = [(line["step"], line["split"]) for line in lines]
+    assert sorted(keys) == sorted(
+        [(step, "train") for step in (2, 4, 6, 8, 10, 12, 14, 15)]
+        + [(step, "test") for step in (5, 10, 15)]
+    )
+    for line in lines:
+        assert {"epoch", "loss", "top1_error", "top5_error"} <= line.keys()
+        assert 0 <= line["top5_error"] <= line["top1_error"] <= 100
+
+
+def test_it_learns(whole_run):
+    """Four photographs: chance is 75%."""
+    result = json.loads((whole_run / "result.json").read_text())
+    assert result["best"]["top1_error"] < 50
+
+
+def test_a_run_in_two_halves_equals_one(config_file, whole_run, tmp_path):
+    """The first half ends in the middle of an epoch, between two logged steps."""
+    assert train(load(config_file, num_train_steps=7), tmp_path / "run") == 0
+    assert train(load(config_file), tmp_path / "run") == 0
+    halves = [line for line in tiny.lines(tmp_path / "run") if line["step"] != 7]
+    whole = tiny.lines(whole_run)
+    assert [line for line in halves if line["step"] > 8] == [l for l in whole if l["step"] > 8]
+    jax.tree.map(
+        np.testing.assert_array_equal, final_params(tmp_path / "run"), final_params(whole_run)
+    )
+
+
+def test_both_backends_give_the_same_run(config_file, whole_run, tmp_path):
+    assert train(load(config_file, data__backend="tfdata"), tmp_path / "run") == 0
+    assert tiny.lines(tmp_path / "run") == tiny.lines(whole_run)
+
+
+def test_eight_devices_give_the_same_losses(config_file, whole_run, tmp_path):
+    assert train(load(config_file, mesh__data=8, num_train_steps=3), tmp_path / "run") == 0
+    first = [line["loss"] for line in tiny.lines(tmp_path / "run", split="train")][0]
+    assert first == pytest.approx(tiny.lines(whole_run, split="train")[0]["loss"], rel=1e-4)
+
+
+def test_resume_on_other_devices_and_in_another_layout(config_file, whole_run, tmp_path):
+    changes = {"mesh__layout": "towers", "mesh__data": 2, "mesh__model": 2}
+    assert train(load(config_file, num_train_steps=10), tmp_path / "run") == 0
+    assert train(load(config_file, **changes), tmp_path / "run") == 0
+    last, whole = tiny.lines(tmp_path / "run")[-1], tiny.lines(whole_run)[-1]
+    assert last["loss"] == pytest.approx(whole["loss"], rel=1e-3)
+
+
+def test_evaluation_counts_every_example_once_at_any_batch_size(whole_run):
+    """36 test images: the last batch of 16 is mostly padding."""
+    run, params, _ = load_run(whole_run, STEPS)
+    result = evaluate(run, params)
+    assert result["count"] == 36
+    recorded = json.loads((whole_run / "result.json").read_text())["final"]
+    assert result["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
+    assert result["top1_error"] == pytest.approx(recorded["top1_error"])
+
+
+def test_evaluate_command_takes_the_best_checkpoint(whole_run, tmp_path):
+    done = tiny.command(
+        "alexnet_jax.evaluate", f"--workdir={whole_run}", f"--json={tmp_path / 'out.json'}"
+    )
+    assert done.returncode == 0, done.stderr
+    best = json.loads((whole_run / "result.json").read_text())["best"]
+    assert f"top-1 error {best['top1_error']:.2f}%" in done.stdout
+    assert json.loads((tmp_path / "out.json").read_text())[0]["count"] == 36
+
+
+def test_evaluation_that_misses_examples_is_an_error(whole_run, monkeypatch):
+    from alexnet_jax import data
+
+    run, params, _ = load_run(whole_run, STEPS)
+    whole = data.eval_batches
+    monkeypatch.setattr(data, "eval_batches", lambda *a, **k: list(whole(*a, **k))[:-1])
+    with pytest.raises(RuntimeError, match="evaluated 32 of 36"):
+        evaluate(run, params)
+
+
+def test_another_configuration_is_refused_and_nothing_touched(config_file, whole_run):
+    def contents():
+        return {
+            path: path.read_bytes()
+            for path in whole_run.rglob("*")
+            if path.is_file() and path.name != "lock"
+        }
+
+    before = contents()
+    with pytest.raises(UserError, match=r"batch_size \(was 16, now 8\).*model.dropout"):
+        train(load(config_file, batch_size=8, model__dropout=0.25), whole_run)
+    assert contents() == before
+
+
+def start(config_file, workdir, **env):
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "alexnet_jax.main",
+            f"--config={config_file}",
+            f"--workdir={workdir}",
+        ],
+        cwd=tiny.ROOT,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_line(workdir, count, process):
+    """Until metrics.jsonl has `count` lines."""
+    path = workdir / "metrics.jsonl"
+    while process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.01)
+
+
+def test_killed_and_started_again_equals_one_run(config_file, whole_run, tmp_path):
+    """SIGKILL at three instants, which fall into steps, evaluations and saves alike."""
+    workdir = tmp_path / "run"
+    for count, delay in ((3, 0.0), (6, 0.02), (9, 0.1)):
+        process = start(config_file, workdir)
+        wait_for_line(workdir, count, process)
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+    process = start(config_file, workdir)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert_same_run(workdir, whole_run)
+
+
+@pytest.mark.slow
+def test_killed_at_thirty_random_instants(config_file, whole_run, tmp_path):
+    rng = random.Random(0)
+    for trial in range(30):
+        workdir = tmp_path / f"run{trial}"
+        process = start(config_file, workdir)
+        wait_for_line(workdir, 1, process)
+        time.sleep(rng.uniform(0, 1.0))
+        process.kill()
+        process.communicate()
+        process = start(config_file, workdir)
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+        assert_same_run(workdir, whole_run)
+
+
+def test_sigterm_saves_and_exits_with_75(config_file, whole_run, tmp_path):
+    workdir = tmp_path / "run"
+    process = start(config_file, workdir)
+    wait_for_line(workdir, 4, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate()
+    if process.returncode != 0:  # it had not ended before
+        assert process.returncode == 75, output
+        assert "stopped by SIGTERM" in output
+        step = int(output.split("at step ")[1].split()[0])
+        assert step in checkpoint.steps(workdir)
+    assert start(config_file, workdir).wait() == 0
+    assert_same_run(workdir, whole_run)
+
+
+def test_a_second_run_in_one_work_directory_is_refused(config_file, tmp_path):
+    from alexnet_jax import lock
+
+    with lock.acquire(tmp_path):
+        with pytest.raises(UserError, match=f"process {os.getpid()}"):
+            train(load(config_file), tmp_path)
+
+
+def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_taken(
+    config_file, whole_run, tmp_path
+):
+    workdir = tmp_path / "run"
+    assert train(load(config_file, num_train_steps=10), workdir) == 0
+    victim = max(
+        (workdir / "checkpoints/10/params").rglob("*"), key=lambda path: path.stat().st_size
+    )
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    done = start(config_file, workdir)
+    output, _ = done.communicate()
+    assert done.returncode == 0, output
+    assert "10.corrupt-1" in output
+    assert "goes on from step 5" in output
+    assert (workdir / "checkpoints/10.corrupt-1").is_dir()
+    jax.tree.map(np.testing.assert_array_equal, final_params(workdir), final_params(whole_run))

@@ -1,0 +1,84 @@
+"""A small real data set and the smallest eight-layer net, for tests that run whole commands."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import skimage
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+PHOTOGRAPHS = ("astronaut.png", "coffee.png", "gravel.png", "rocket.jpg")
+SIDE = 36
+
+CONFIG = """
+import sys
+sys.path.insert(0, {root!r})
+from configs import base
+
+def get_config():
+    config = base.get_config()
+    config.batch_size = 16
+    config.num_epochs = 3
+    config.log_every_steps = 2
+    config.data.name = "folder:{folder}"
+    config.data.eval_split = "test"
+    config.data.image_size = 32
+    config.data.resize_size = 36
+    config.data.backend = "device"
+    config.data.scale = 1 / 64
+    config.model.kernel_init = "he"
+    config.model.width = 1 / 16
+    config.model.hidden_units = 32
+    config.model.conv1_kernel = 5
+    config.model.conv1_stride = 2
+    config.model.conv1_padding = (2, 2)
+    config.model.pool_window = 2
+    config.model.pool_overhang = True
+    config.mesh.data = 1
+    return config
+"""
+
+
+def make_folder(path: Path, train: int = 20, test: int = 9) -> Path:
+    """PATH/SPLIT/CLASS/*.png: patches of four photographs; those for testing from its right side."""
+    for name in PHOTOGRAPHS:
+        with Image.open(Path(skimage.__file__).parent / "data" / name) as image:
+            photograph = image.convert("RGB").resize((400, 400))
+        for split, count, left in (("train", train, 0), ("test", test, 300)):
+            folder = path / split / name.partition(".")[0]
+            folder.mkdir(parents=True)
+            for i in range(count):
+                x, y = left + (i % 6) * 9, (i * 53) % 360
+                photograph.crop((x, y, x + SIDE, y + SIDE)).save(folder / f"{i:02d}.png")
+    return path
+
+
+def make_config(path: Path, folder: Path) -> Path:
+    """Writes the configuration of a run on `folder` that takes a second."""
+    path.write_text(CONFIG.format(root=str(ROOT), folder=folder))
+    return path
+
+
+def command(module: str, *arguments, env=None, **options) -> subprocess.CompletedProcess:
+    """Runs `python -m module arguments` from the project's root; output is captured."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | (env or {}),
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+def lines(workdir: Path, *, split: str | None = None) -> list[dict]:
+    """The lines of metrics.jsonl without what differs from one machine's minute to the next."""
+    parsed = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [
+        {name: value for name, value in line.items() if name != "images_per_second"}
+        for line in parsed
+        if split is None or line["split"] == split
+    ]
