@@ -1,0 +1,68 @@
+"""Files derived from a data set, in the user's cache folder: written once, whole, and checked."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+
+def folder() -> Path:
+    """Returns the cache folder: $ALEXNET_JAX_CACHE, or else the platform's own place for caches."""
+    chosen = os.environ.get("ALEXNET_JAX_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("alexnet_jax"))
+
+
+def slug(*parts: str) -> str:
+    """Returns a file name for a data set: readable, and distinct for distinct `parts`."""
+    text = "-".join(parts)
+    readable = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[-60:]
+    return f"{readable}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:8]}"
+
+
+def write(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> bool:
+    """Writes `arrays` and `meta` (JSON) to an npz file; returns False where that is impossible.
+
+    The file appears under its name only when complete, so any number of processes may write it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError:
+        return False
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+        os.replace(name, path)
+    except OSError:
+        return False
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+    return True
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """Returns what `write` wrote, or None if there is no such file or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        return arrays, json.loads(arrays.pop("meta").item())
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
+        return None
+
+
+def read_meta(path: Path) -> dict[str, Any] | None:
+    """Returns the `meta` of such a file alone."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return json.loads(file["meta"].item())
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,455 @@
+"""Random access to the encoded images of a data set: TFDS sets, SPLIT/CLASS/IMAGE folders, photos.
+
+Nothing here imports TensorFlow, except that TFDS does when it has to download a data set.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import logging
+import os
+import socket
+import struct
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.data import cache
+from alexnet_jax.errors import UserError
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
+)
+_LAYOUT = "expected images as PATH/SPLIT/CLASS/IMAGE"
+# What must be fetched by hand, where TFDS's own text is long.
+_ARCHIVES = {"imagenet2012": "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"}
+
+
+class SourceMissing(UserError):
+    """The data set is not on this machine (as opposed to being there, and wrong)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One split: `num_examples` encoded images with their labels, by index, in a fixed order.
+
+    `read(i)` returns the encoded bytes and the label, from any number of threads at once; it raises
+    OSError where the file cannot be read, ValueError where a record is corrupt. `describe(i)` says
+    where example i stands. `fingerprint` changes with the data.
+    """
+
+    name: str
+    split: str
+    num_examples: int
+    class_names: tuple[str, ...]
+    fingerprint: str
+    read: Callable[[int], tuple[bytes, int]]
+    describe: Callable[[int], str]
+
+
+def open_source(
+    name: str,
+    data_dir: str | None,
+    split: str,
+    *,
+    class_names: Sequence[str] | None = None,
+    download: bool = True,
+) -> Source:
+    """Opens a split of a data set for reading.
+
+    `name` is a TFDS name (`imagenette/160px-v2`, `imagenet2012`), whose `split` may be any TFDS
+    split expression (`train[:90%]`); or `folder:PATH`, images in PATH/SPLIT/CLASS; or `photos`.
+    `data_dir` is TFDS's folder of prepared sets, by default TFDS's own. A set that isn't there
+    is downloaded and prepared if `download` allows it. `class_names` fixes a folder's classes and
+    their order (those of the train split); by default they are the split's own.
+
+    Raises UserError; SourceMissing, a kind of it, if the data set isn't here and cannot be fetched.
+    """
+    if name.startswith("folder:"):
+        return _open_folder(name, split, class_names)
+    return _open_tfds(name, data_dir, split, download)
+
+
+def _open_tfds(name: str, data_dir: str | None, split: str, download: bool) -> Source:
+    builder = _tfds_builder(name, data_dir, download)
+    info = builder.info
+    image_key, label_key = _supervised_keys(name, info)
+    try:
+        instructions = info.splits[split].file_instructions
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"data set {name!r} has no split {split!r}: {_line(error)}; it has"
+            f" {', '.join(info.splits)}"
+        ) from None
+    num_examples = sum(instruction.take for instruction in instructions)
+    if num_examples == 0:
+        raise UserError(f"split {split!r} of data set {name!r} has no examples")
+
+    sizes = [_file_size(instruction.filename) for instruction in instructions]
+    file_format = str(getattr(info.file_format, "value", info.file_format))
+    if file_format == "tfrecord":
+        record = _tfrecords(instructions, sizes)
+    elif file_format == "array_record":
+        record = _array_records(instructions)
+    else:
+        raise UserError(
+            f"data set {name!r} in {builder.data_path} is stored as {file_format!r}: prepare it"
+            " again with `tfds build --file_format=tfrecord`"
+        )
+    ends = np.cumsum([instruction.take for instruction in instructions])
+
+    def describe(i: int) -> str:
+        shard = int(np.searchsorted(ends, i, side="right"))
+        instruction = instructions[shard]
+        row = instruction.skip + i - (ends[shard] - instruction.take)
+        return f"{instruction.filename}, record {row}"
+
+    labels = tuple(info.features[label_key].names)
+    # Names and sizes, not paths and times: a copy on another machine is the same data.
+    shards = [
+        (os.path.basename(instruction.filename), size, instruction.skip, instruction.take)
+        for instruction, size in zip(instructions, sizes, strict=True)
+    ]
+    return Source(
+        name=name,
+        split=split,
+        num_examples=num_examples,
+        class_names=labels,
+        fingerprint=_digest([info.full_name, image_key, label_key, labels, shards]),
+        read=_example_reader(record, image_key, label_key),
+        describe=describe,
+    )
+
+
+def _example_reader(
+    record: Callable[[int], bytes], image_key: str, label_key: str
+) -> Callable[[int], tuple[bytes, int]]:
+    """Returns a function from an index to the two features, parsed without TensorFlow."""
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    def read(i: int) -> tuple[bytes, int]:
+        try:
+            features = tf_example_pb2.Example.FromString(record(i)).features.feature
+            image = features[image_key].bytes_list.value[0]
+            return image, int(features[label_key].int64_list.value[0])
+        except (DecodeError, IndexError):
+            raise ValueError("the record is corrupt") from None
+
+    return read
+
+
+def _tfds_builder(name: str, data_dir: str | None, download: bool) -> Any:
+    """Returns the TFDS builder of a prepared data set."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise SourceMissing(f"data set {name!r} needs tensorflow-datasets: {error}") from None
+    place = os.path.expanduser(data_dir) if data_dir else None
+    if name == "photos":
+        from alexnet_jax.data import photos
+
+        try:
+            return tfds.builder_from_directory(photos.dataset_dir(place))
+        except UserError as error:
+            raise SourceMissing(str(error)) from None
+
+    builder, problem = None, None
+    with _quiet():
+        try:
+            builder = tfds.builder(name, data_dir=place)
+            if builder.is_prepared():
+                return builder
+        except Exception as error:  # Builders run arbitrary set-up code of their own.
+            problem = error
+        # Another version of the set, or one whose builder needs a package that isn't here.
+        with contextlib.suppress(Exception):
+            return tfds.core.read_only_builder.builder_from_files(name, data_dir=place)
+        if isinstance(problem, tfds.core.registered.DatasetNotFoundError):
+            known = tfds.list_builders(with_community_datasets=False)
+            near = difflib.get_close_matches(name.split("/")[0].split(":")[0], known)
+            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+            raise SourceMissing(
+                f"unknown data set {name!r}: neither TFDS nor {place or 'its data directory'}"
+                f" has it{hint}"
+            )
+        if builder is None:
+            raise SourceMissing(f"data set {name!r} cannot be opened: {_line(problem)}")
+        if not download:
+            raise SourceMissing(f"data set {name!r} is not prepared in {builder.data_path}")
+        _prepare(name, builder)
+    return builder
+
+
+def _prepare(name: str, builder: Any) -> None:
+    where = f"data set {name!r} is not prepared: looked in {builder.data_path}"
+    manual = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+    try:
+        if not manual:
+            _check_network(builder)
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS raises whatever the network, the disk and its builders do.
+        if manual:
+            archives = _ARCHIVES.get(builder.name) or _line(manual)
+            folder = Path(builder.data_path)
+            while folder.name != builder.name:
+                folder = folder.parent
+            raise SourceMissing(
+                f"{where}; its archives are fetched by hand: put {archives} into"
+                f" {folder.parent / 'downloads' / 'manual'} and start again, or set data.data_dir"
+            ) from None
+        raise SourceMissing(
+            f"{where}; downloading failed ({_line(error)}): run `tfds build {name}` where there is"
+            " a network and copy its data, or set data.data_dir"
+        ) from None
+
+
+def _check_network(builder: Any) -> None:
+    """Raises OSError at once where TFDS would retry for minutes."""
+    if urllib.request.getproxies():
+        return
+    hosts = {urllib.parse.urlparse(url).hostname for url in builder.url_infos}
+    for host in sorted(filter(None, hosts))[:1]:
+        socket.create_connection((host, 443), timeout=10).close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the warnings of TFDS about data that isn't prepared, and of its downloader."""
+    loggers = [logging.getLogger("absl"), logging.getLogger("urllib3")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _supervised_keys(name: str, info: Any) -> tuple[str, str]:
+    import tensorflow_datasets as tfds
+
+    keys = info.supervised_keys or ("image", "label")
+    wanted = (tfds.features.Image, tfds.features.ClassLabel)
+    features = dict(info.features.items()) if hasattr(info.features, "items") else {}
+    if len(keys) != 2 or not all(
+        isinstance(key, str) and isinstance(features.get(key), kind)
+        for key, kind in zip(keys, wanted, strict=True)
+    ):
+        raise UserError(
+            f"data set {name!r} is not image classification: it needs an image with one class"
+            f" label, and has {', '.join(features)}"
+        )
+    return keys
+
+
+def _file_size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}; the data set is incomplete, copy or prepare it again"
+        ) from None
+
+
+def _tfrecords(instructions: Sequence[Any], sizes: Sequence[int]) -> Callable[[int], bytes]:
+    """Returns a function from an index to the record's bytes, over TFRecord shards."""
+    paths = [str(instruction.filename) for instruction in instructions]
+    tables = _record_tables(instructions, paths, sizes)
+    spans = np.concatenate(
+        [
+            table[instruction.skip : instruction.skip + instruction.take]
+            for instruction, table in zip(instructions, tables, strict=True)
+        ]
+    )
+    ends = np.cumsum([instruction.take for instruction in instructions])
+
+    def record(i: int) -> bytes:
+        path = paths[np.searchsorted(ends, i, side="right")]
+        offset, length = spans[i].tolist()
+        # Opened for each read (3 microseconds): no limit on shards, nothing shared by threads.
+        file = os.open(path, os.O_RDONLY)
+        try:
+            data = os.pread(file, length, offset)
+        finally:
+            os.close(file)
+        if len(data) != length:
+            raise OSError(f"{path} ends before byte {offset + length}")
+        return data
+
+    return record
+
+
+def _record_tables(
+    instructions: Sequence[Any], paths: Sequence[str], sizes: Sequence[int]
+) -> list[np.ndarray]:
+    """Returns (offset, length) int64 [records, 2] for each shard, kept in the cache folder."""
+    counts = [instruction.examples_in_shard for instruction in instructions]
+    times = [os.stat(path).st_mtime_ns for path in paths]
+    # One digest of all shards: a changed file is read again.
+    key = _digest([[os.path.realpath(path) for path in paths], sizes, times, counts])
+    path = cache.folder() / f"records-{key[:32]}.npz"
+    if (kept := cache.read(path)) is not None:
+        return np.split(kept[0]["spans"], np.cumsum(counts)[:-1])
+    with ThreadPoolExecutor(16) as pool:
+        tables = list(pool.map(_record_table, paths, sizes, counts))
+    cache.write(path, {"spans": np.concatenate(tables)}, {"files": len(paths)})
+    return tables
+
+
+def _record_table(path: str, size: int, count: int) -> np.ndarray:
+    """Hops over the records of a TFRecord file: length u64, CRC u32, data, CRC u32."""
+    table = np.empty((count, 2), np.int64)
+    position = 0
+    with open(path, "rb", buffering=0) as file:
+        for row in range(count):
+            header = os.pread(file.fileno(), 12, position)
+            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else size
+            if position + 12 + length + 4 > size:
+                raise UserError(
+                    f"{path} is truncated or damaged: it holds {row} whole records of {count};"
+                    " copy or prepare the data set again"
+                )
+            table[row] = position + 12, length
+            position += 12 + length + 4
+    if position != size:
+        raise UserError(
+            f"{path} holds more than the {count} records that dataset_info.json states;"
+            " copy or prepare the data set again"
+        )
+    return table
+
+
+def _array_records(instructions: Sequence[Any]) -> Callable[[int], bytes]:
+    """Returns a function from an index to the record's bytes, over ArrayRecord shards."""
+    try:
+        from array_record.python.array_record_module import ArrayRecordReader
+    except ImportError:
+        raise UserError(
+            f"{instructions[0].filename} is an ArrayRecord file: install array-record, or prepare"
+            " the data set again with `tfds build --file_format=tfrecord`"
+        ) from None
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    for instruction in instructions:
+        try:
+            reader = ArrayRecordReader(str(instruction.filename))
+            count = reader.num_records()
+            reader.close()
+        except (RuntimeError, ValueError, OSError) as error:
+            raise UserError(f"{instruction.filename} is damaged: {_line(error)}") from None
+        if count != instruction.examples_in_shard:
+            raise UserError(
+                f"{instruction.filename} holds {count} records and dataset_info.json states"
+                f" {instruction.examples_in_shard}; copy or prepare the data set again"
+            )
+    return ArrayRecordDataSource(list(instructions)).__getitem__
+
+
+def _open_folder(name: str, split: str, class_names: Sequence[str] | None) -> Source:
+    root = Path(name.removeprefix("folder:")).expanduser()
+    folder = _split_folder(root, split)
+    here = _subfolders(folder)
+    if not here:
+        loose = next(_images(folder), None)
+        found = f"images directly in it, such as {loose.name}" if loose else "no class folders"
+        raise UserError(f"image folder {folder} has {found}: {_LAYOUT}")
+    classes = tuple(class_names or here)
+    strays = sorted(set(here) - set(classes))
+    if strays:
+        raise UserError(
+            f"image folder {folder} has class {strays[0]!r}, which the training split hasn't;"
+            f" its classes are {_some(classes)}"
+        )
+
+    names: list[str] = []  # CLASS/IMAGE
+    labels: list[int] = []
+    states = hashlib.sha256(repr((split, classes)).encode())
+    for label, class_name in enumerate(classes):
+        entries = sorted(_images(folder / class_name), key=lambda entry: entry.name)
+        if not entries and class_names is None:
+            raise UserError(f"image folder {folder / class_name} holds no images: {_LAYOUT}")
+        for entry in entries:
+            state = entry.stat()
+            relative = f"{class_name}/{entry.name}"
+            states.update(os.fsencode(f"{relative}\0{state.st_size}\0{state.st_mtime_ns}\n"))
+            names.append(relative)
+            labels.append(label)
+    if not names:
+        raise UserError(f"image folder {folder} holds no images: {_LAYOUT}")
+
+    def read(i: int) -> tuple[bytes, int]:
+        return (folder / names[i]).read_bytes(), labels[i]
+
+    return Source(
+        name=name,
+        split=split,
+        num_examples=len(names),
+        class_names=classes,
+        fingerprint=states.hexdigest(),
+        read=read,
+        describe=lambda i: str(folder / names[i]),
+    )
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    if not root.is_dir():
+        raise SourceMissing(f"image folder {root} does not exist: {_LAYOUT}")
+    folder = root / split
+    if split in _subfolders(root):
+        return folder
+    found = _subfolders(root)
+    loose = next(_images(root), None)
+    if loose:
+        found_text = f"images directly in it, such as {loose.name}"
+    elif not found:
+        found_text = "nothing in it"
+    elif next(_images(root / found[0]), None):
+        found_text = f"what look like classes in it: {_some(found)}"
+    else:
+        found_text = f"the folders {_some(found)}"
+    raise UserError(f"image folder {root} has no split {split!r} but {found_text}; {_LAYOUT}")
+
+
+def _visible(folder: Path) -> Iterator[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if not entry.name.startswith("."))
+    except FileNotFoundError:  # A class of the training split that this split lacks.
+        return
+    except OSError as error:
+        raise UserError(f"image folder {folder}: {error.strerror}") from None
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in _visible(folder) if entry.is_dir())
+
+
+def _images(folder: Path) -> Iterator[os.DirEntry]:
+    for entry in _visible(folder):
+        if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.is_dir():
+            yield entry
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    shown = ", ".join(names[:limit])
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
+
+
+def _digest(parts: Iterable[Any]) -> str:
+    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()
+
+
+def _line(error: object) -> str:
+    """Returns the first lines of a message as one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "…"

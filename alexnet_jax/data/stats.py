@@ -1,0 +1,107 @@
+"""Mean image, channel means and colour covariance of the training pixels: one pass, kept."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax.data import cache
+from alexnet_jax.errors import UserError
+
+_FORMAT = 1  # Raise it when `decode` gives other pixels.
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of the R x R squares of a split, in grey levels 0-255 (the paper, sections 2 and 4.1).
+
+    mean_image: float32 [R, R, 3]; channel_mean: float32 [3]; covariance: float64 [3, 3], of the
+    colours of all pixels about the channel means.
+    """
+
+    fingerprint: str
+    mean_image: np.ndarray
+    channel_mean: np.ndarray
+    covariance: np.ndarray
+
+    def principal_colours(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (deviations float64 [3], directions float64 [3, 3]), the largest first.
+
+        Row k of `directions` is a unit vector in RGB, its largest component positive; `deviations`
+        are the square roots of the covariance's eigenvalues, in grey levels: what the 2012 code
+        multiplies by N(0, 0.1) (akrizhevsky/cuda-convnet2, make-data/input_meta).
+        """
+        values, vectors = np.linalg.eigh(self.covariance)
+        directions = vectors.T[::-1]
+        largest = np.abs(directions).argmax(axis=1)
+        directions = directions * np.sign(directions[np.arange(3), largest])[:, None]
+        return np.sqrt(np.maximum(values[::-1], 0)), directions
+
+
+def compute(
+    chunks: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    fingerprint: str,
+    total: int,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Statistics:
+    """Returns the statistics of chunks (squares uint8 [n, R, R, 3], mask float32 [n]).
+
+    All sums are exact integers, so neither the order nor the chunks' sizes matter. Images of mask 0
+    don't count. Raises UserError if none is left.
+    """
+    image_sum: np.ndarray | int = 0
+    products: np.ndarray | int = 0
+    count = done = 0
+    for squares, mask in chunks:
+        done += len(mask)
+        squares = squares[mask > 0]
+        count += len(squares)
+        image_sum = image_sum + squares.sum(axis=0, dtype=np.int64)
+        for square in squares:
+            # In float64 BLAS the products of one image are exact: below 2^53 for R < 372,000.
+            pixels = square.reshape(-1, 3).astype(np.float64)
+            products = products + (pixels.T @ pixels).astype(np.int64)
+        if progress:
+            progress("statistics", done, total)
+    if count == 0:
+        raise UserError("no image of the training split can be decoded")
+    pixels = count * image_sum.shape[0] * image_sum.shape[1]
+    mean = image_sum.sum(axis=(0, 1)) / pixels
+    return Statistics(
+        fingerprint=fingerprint,
+        mean_image=(image_sum / count).astype(np.float32),
+        channel_mean=mean.astype(np.float32),
+        covariance=products / pixels - np.outer(mean, mean),
+    )
+
+
+def path(name: str, split: str, resize_size: int, fingerprint: str) -> Path:
+    """Returns where the statistics of a split are kept."""
+    stem = cache.slug(name, split)
+    return cache.folder() / f"{stem}-{resize_size}px-stats-v{_FORMAT}-{fingerprint[:16]}.npz"
+
+
+def save(file: Path, statistics: Statistics) -> bool:
+    """Writes the statistics; returns False where that is impossible."""
+    arrays = {
+        "mean_image": statistics.mean_image,
+        "channel_mean": statistics.channel_mean,
+        "covariance": statistics.covariance,
+    }
+    return cache.write(file, arrays, {"fingerprint": statistics.fingerprint})
+
+
+def load(file: Path, fingerprint: str) -> Statistics | None:
+    """Returns kept statistics, or None if there are none.
+
+    Raises UserError if they are of another data set.
+    """
+    kept = cache.read(file)
+    if kept is None:
+        return None
+    arrays, meta = kept
+    if meta.get("fingerprint") != fingerprint:
+        raise UserError(f"{file} holds the statistics of another data set: remove it")
+    return Statistics(fingerprint=fingerprint, **arrays)

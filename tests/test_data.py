@@ -1,0 +1,520 @@
+"""Batches from both backends: exact order, every example once, the same numbers from each."""
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax import data
+from alexnet_jax.data import decode, device, host
+from alexnet_jax.data.plan import epoch_plan, views
+from alexnet_jax.data.sources import open_source
+from alexnet_jax.errors import UserError
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+CLASSES = ("ant", "bee", "cow")
+TRAIN, TEST = 21, 11
+BACKENDS = ("tfdata", "device")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder of small photographs of all shapes: 21 to train on and 11 to test on."""
+    root = tmp_path_factory.mktemp("photographs")
+    random = np.random.default_rng(0)
+    for split, count in {"train": TRAIN, "test": TEST}.items():
+        for i in range(count):
+            place = root / split / CLASSES[i % 3]
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 256, (random.integers(15, 60), random.integers(15, 60), 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i:02}.png")
+    return root
+
+
+def make_spec(root, **fields):
+    return data.DataSpec(name=f"folder:{root}", image_size=12, resize_size=16, **fields)
+
+
+def make_shardings(*mesh_shape, images=None):
+    mesh = jax.make_mesh(
+        mesh_shape,
+        ("data", "model")[: len(mesh_shape)],
+        devices=jax.devices()[: np.prod(mesh_shape)],
+        axis_types=(jax.sharding.AxisType.Auto,) * len(mesh_shape),
+    )
+    rows = jax.NamedSharding(mesh, jax.P("data"))
+    images = jax.NamedSharding(mesh, jax.P(images or "data"))
+    return dict(images=images, labels=rows, crops=images, mask=rows, ids=rows)
+
+
+ONE = make_shardings(1)
+
+
+def take(batches, count):
+    return [jax.tree.map(np.asarray, batch) for batch in itertools.islice(batches, count)]
+
+
+def train(root, count=8, *, backend="tfdata", start_step=0, shardings=ONE, seed=5, **fields):
+    opened = data.open_data(make_spec(root, backend=backend, **fields))
+    batches = data.train_batches(
+        opened, seed=seed, batch_size=8, start_step=start_step, shardings=shardings
+    )
+    return take(batches, count)
+
+
+def evaluate(root, *, backend="tfdata", batch_size=8, count=1, shardings=ONE, **fields):
+    opened = data.open_data(make_spec(root, backend=backend, **fields))
+    batches = data.eval_batches(
+        opened, "test", batch_size=batch_size, views=data.views(count, 4), shardings=shardings
+    )
+    return take(batches, None)
+
+
+def assert_equal(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert a[key].dtype == b[key].dtype
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_training_batches_are_the_plans_examples_and_crops(root, backend):
+    source = open_source(f"folder:{root}", None, "train")
+    batches = train(root, 5, backend=backend)  # Two steps an epoch: into the third epoch.
+    for step, batch in enumerate(batches):
+        epoch, k = divmod(step, TRAIN // 8)
+        order, crops = epoch_plan(5, epoch, TRAIN, 4, crop=True, flip=True)
+        ids = order[8 * k : 8 * k + 8]
+        np.testing.assert_array_equal(batch["ids"], ids)
+        np.testing.assert_array_equal(batch["crops"], crops[ids])
+        assert batch["mask"].tolist() == [1] * 8
+        for i, label, image in zip(ids, batch["labels"], batch["images"], strict=True):
+            encoded, expected_label = source.read(i)
+            y, x, flipped = crops[i]
+            window = decode.square(encoded, 16)[y : y + 12, x : x + 12]
+            np.testing.assert_array_equal(image, window[:, ::-1] if flipped else window)
+            assert label == expected_label
+        shapes = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
+        assert shapes == {
+            "images": ((8, 12, 12, 3), "uint8"),
+            "labels": ((8,), "int32"),
+            "crops": ((8, 3), "int32"),
+            "mask": ((8,), "float32"),
+            "ids": ((8,), "int32"),
+        }
+
+
+def test_both_backends_train_on_the_same_numbers(root):
+    assert_equal(train(root), train(root, backend="device"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("start_step", [1, 2, 7, 1000])
+def test_a_resumed_stream_is_the_tail(root, backend, start_step):
+    if start_step < 8:
+        expected = train(root, 10, backend=backend)[start_step:]
+        assert_equal(train(root, len(expected), backend=backend, start_step=start_step), expected)
+    else:
+        resumed = train(root, 2, backend=backend, start_step=start_step)
+        order = epoch_plan(5, 500, TRAIN, 4, crop=True, flip=True)[0]
+        np.testing.assert_array_equal(resumed[0]["ids"], order[:8])
+
+
+@pytest.mark.parametrize("num_threads", [1, 3, None])
+def test_the_number_of_threads_changes_nothing(root, num_threads):
+    source = open_source(f"folder:{root}", None, "train")
+    batches = host.train_batches(
+        source, image_size=12, resize_size=16, seed=5, batch_size=8, num_threads=num_threads
+    )
+    assert_equal(take(batches, 8), train(root))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("mesh_shape", "images"), [((8,), None), ((4, 2), ("data", "model")), ((2, 4), None)]
+)
+def test_devices_change_nothing(root, backend, mesh_shape, images):
+    shardings = make_shardings(*mesh_shape, images=images)
+    assert_equal(train(root, 4, backend=backend, shardings=shardings), train(root, 4))
+    opened = data.open_data(make_spec(root, backend=backend))
+    batch = next(data.train_batches(opened, seed=0, batch_size=8, shardings=shardings))
+    for key, sharding in shardings.items():
+        assert batch[key].sharding.is_equivalent_to(sharding, batch[key].ndim)
+    expected = evaluate(root, batch_size=8, count=10)
+    assert_equal(evaluate(root, backend=backend, shardings=shardings, count=10), expected)
+
+
+def test_processes_share_a_batch_by_rows(root):
+    source = open_source(f"folder:{root}", None, "train")
+    sizes = dict(image_size=12, resize_size=16, batch_size=8)
+    whole = take(host.train_batches(source, seed=5, **sizes), 3)
+    for rows in [(0, 3), (3, 8)]:
+        share = take(host.train_batches(source, seed=5, rows=rows, **sizes), 3)
+        assert_equal(share, [{k: v[slice(*rows)] for k, v in batch.items()} for batch in whole])
+    whole = take(host.eval_batches(source, views=views(9, 4), **sizes), None)
+    for rows in [(0, 4), (4, 8)]:
+        share = take(host.eval_batches(source, views=views(9, 4), rows=rows, **sizes), None)
+        assert_equal(share, [{k: v[slice(*rows)] for k, v in batch.items()} for batch in whole])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_crop_and_flip_training_sees_the_centre(root, backend):
+    batch = train(root, 1, backend=backend, crop=False, flip=False)[0]
+    assert (batch["crops"] == (2, 2, 0)).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 16])
+@pytest.mark.parametrize("count", [1, 10])
+def test_evaluation_sees_every_example_once(root, backend, batch_size, count):
+    source = open_source(f"folder:{root}", None, "test")
+    batches = evaluate(root, backend=backend, batch_size=batch_size, count=count)
+    assert len(batches) == -(-TEST // batch_size)
+    seen = Counter()
+    for batch in batches:
+        assert batch["images"].shape == (batch_size, count, 12, 12, 3)
+        assert batch["crops"].shape == (batch_size, count, 3)
+        for row in range(batch_size):
+            if batch["mask"][row] == 0:
+                assert batch["ids"][row] == -1
+                assert not batch["images"][row].any()
+                continue
+            i = int(batch["ids"][row])
+            seen[i] += 1
+            encoded, label = source.read(i)
+            assert label == batch["labels"][row]
+            square = decode.square(encoded, 16)
+            for view, (y, x, flipped) in enumerate(views(count, 4)):
+                window = square[y : y + 12, x : x + 12]
+                expected = window[:, ::-1] if flipped else window
+                np.testing.assert_array_equal(batch["images"][row, view], expected)
+    assert seen == Counter(range(TEST))
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_both_backends_evaluate_the_same_numbers(root, count):
+    assert_equal(evaluate(root, count=count), evaluate(root, backend="device", count=count))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_transfer_is_implicit(root, backend):
+    opened = data.open_data(make_spec(root, backend=backend))
+    with jax.transfer_guard("disallow"):
+        batches = data.train_batches(opened, seed=0, batch_size=8, shardings=make_shardings(8))
+        for _ in range(5):
+            jax.block_until_ready(next(batches))
+        one_view = data.views(1, 4)
+        for batch in data.eval_batches(
+            opened, "test", batch_size=8, views=one_view, shardings=make_shardings(8)
+        ):
+            jax.block_until_ready(batch)
+
+
+def test_the_device_backend_sends_nothing_between_steps(root):
+    opened = data.open_data(make_spec(root, backend="device"))
+    batches = data.train_batches(opened, seed=0, batch_size=4, shardings=ONE)  # 5 an epoch.
+    next(batches)
+    with jax.transfer_guard("disallow_explicit"):
+        with pytest.raises(RuntimeError, match="transfer"):
+            jax.device_put(np.zeros(3))
+        for _ in range(4):
+            jax.block_until_ready(next(batches))
+
+
+def test_numbers_of_the_open_data(root):
+    opened = data.open_data(make_spec(root))
+    assert (opened.num_train, opened.num_eval, opened.num_classes) == (TRAIN, TEST, 3)
+    assert opened.class_names == CLASSES
+    assert data.num_examples(opened, "test") == TEST
+    full = data.open_data(dataclasses.replace(make_spec(root), image_size=224, resize_size=0))
+    assert full.resize_size == 256  # The paper's.
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"backend": "disk"}, "data.backend is 'disk'.*'tfdata' or 'device'"),
+        ({"bad_images": "ignore"}, "data.bad_images is 'ignore'.*'error' or 'skip'"),
+        ({"resize_size": 11}, "data.resize_size is 11"),
+        ({"image_size": 0}, "data.image_size is 0"),
+        ({"eval_split": "validation"}, "no split 'validation'"),
+        ({"name": "folder:/none"}, "does not exist"),
+    ],
+)
+def test_impossible_specs_are_refused(root, fields, message):
+    with pytest.raises(UserError, match=message):
+        data.open_data(dataclasses.replace(make_spec(root), **fields))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_larger_than_the_split_is_refused_at_once(root, backend):
+    opened = data.open_data(make_spec(root, backend=backend))
+    with pytest.raises(UserError, match=f"batch_size is {TRAIN + 1}"):
+        data.train_batches(opened, seed=0, batch_size=TRAIN + 1, shardings=ONE)
+
+
+# Undecodable images
+
+
+@pytest.fixture
+def spoilt(root, tmp_path):
+    """The photographs again, three of them spoilt."""
+    for file in sorted(root.rglob("*.png")):
+        place = tmp_path / "spoilt" / file.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    spoilt = tmp_path / "spoilt"
+    (spoilt / "train" / "bee" / "04.png").write_bytes(b"")
+    (spoilt / "train" / "cow" / "08.png").write_bytes(b"a text")
+    cut = spoilt / "test" / "ant" / "03.png"
+    cut.write_bytes(cut.read_bytes()[:100])
+    return spoilt
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_bad_image_is_an_error_that_names_the_file(spoilt, backend):
+    with pytest.raises(UserError, match=r"bee/04.png: the file is empty|cow/08.png: not an image"):
+        train(spoilt, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bad_images_can_be_skipped_the_same_in_every_run(spoilt, backend):
+    batches = train(spoilt, 20, backend=backend, bad_images="skip")
+    skipped = {i for b in batches for i, m in zip(b["ids"], b["mask"], strict=True) if m == 0}
+    assert skipped == {8, 16}  # 7 ants, then 04 is the second bee and 08 the third cow.
+    for batch in batches:
+        assert not batch["images"][batch["mask"] == 0].any()
+    assert_equal(batches, train(spoilt, 20, backend="device", bad_images="skip"))
+
+    opened = data.open_data(make_spec(spoilt, backend=backend, bad_images="skip"))
+    tests = data.eval_batches(opened, "test", batch_size=4, views=data.views(1, 4), shardings=ONE)
+    assert sum(batch["mask"].sum() for batch in tests) == TEST - 1
+    assert list(opened.bad["test"]) == [1]
+    assert opened.bad["test"][1].startswith(str(spoilt / "test" / "ant" / "03.png"))
+    data.statistics(opened)
+    assert sorted(opened.bad["train"]) == [8, 16]
+
+
+def test_a_kept_file_with_skipped_images_is_an_error_where_they_are_errors(spoilt):
+    train(spoilt, 1, backend="device", bad_images="skip")
+    with pytest.raises(UserError, match=r"04\.png"):
+        train(spoilt, 1, backend="device")
+
+
+def test_a_file_that_vanishes_is_named(root, tmp_path):
+    place = tmp_path / "gone" / "train" / "ant"
+    place.mkdir(parents=True)
+    for i in range(4):
+        (place / f"{i}.png").write_bytes((root / "train" / "ant" / "00.png").read_bytes())
+    (tmp_path / "gone" / "test").symlink_to(tmp_path / "gone" / "train")
+    opened = data.open_data(make_spec(tmp_path / "gone", bad_images="skip"))
+    (place / "2.png").unlink()
+    batches = data.train_batches(opened, seed=0, batch_size=4, shardings=ONE)
+    with pytest.raises(UserError, match=r"2\.png cannot be read"):
+        next(batches)
+
+
+# The decoded file
+
+
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALEXNET_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def refuse(*args, **kwargs):
+    raise AssertionError("decoded again")
+
+
+def test_the_set_is_decoded_once(root, cache_folder, monkeypatch):
+    expected = train(root, 2, backend="device")
+    assert len(list(cache_folder.iterdir())) == 2  # One for each split.
+    for file in cache_folder.iterdir():
+        with np.load(file, allow_pickle=False) as arrays:
+            assert arrays["squares"].shape[1:] == (16, 16, 3)
+    monkeypatch.setattr(device.host, "squares", refuse)
+    assert_equal(train(root, 2, backend="device"), expected)
+
+
+def test_a_changed_set_is_decoded_again(root, cache_folder, tmp_path):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", root, copy], check=True)
+    train(copy, 1, backend="device")
+    Image.new("RGB", (20, 20), "red").save(copy / "train" / "ant" / "00.png")
+    opened = data.open_data(make_spec(copy, train_split="train", backend="device"))
+    views = data.views(1, 4)
+    batch = next(data.eval_batches(opened, "train", batch_size=1, views=views, shardings=ONE))
+    assert (np.asarray(batch["images"]) == (255, 0, 0)).all()
+
+
+def test_the_kept_file_serves_where_the_set_and_tensorflow_are_missing(
+    root, cache_folder, tmp_path, monkeypatch
+):
+    place = tmp_path / "moved"
+    subprocess.run(["cp", "-r", root, place], check=True)
+    expected = train(place, 2, backend="device"), evaluate(place, backend="device")
+    place.rename(tmp_path / "elsewhere")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert_equal(train(place, 2, backend="device"), expected[0])
+    assert_equal(evaluate(place, backend="device"), expected[1])
+    assert data.statistics(data.open_data(make_spec(place, backend="device"))).mean_image.any()
+    with pytest.raises(UserError, match="does not exist"):
+        train(place, 1)
+
+    # Two versions, neither known to be the one meant.
+    for file in list(cache_folder.glob("*16px-v*")):
+        file.with_name(file.name.replace("16px-v1-", "16px-v1-0")).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match="2 versions"):
+        train(place, 1, backend="device")
+
+
+def test_a_damaged_kept_file_is_made_again(root, cache_folder):
+    expected = train(root, 2, backend="device")
+    for file in cache_folder.iterdir():
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    assert_equal(train(root, 2, backend="device"), expected)
+
+
+def test_a_set_too_large_for_memory_is_refused(root, cache_folder, monkeypatch):
+    monkeypatch.setattr(device, "_free_memory", lambda: 2 * TRAIN * 16 * 16 * 3 - 1)
+    with pytest.raises(UserError, match="'tfdata'"):
+        train(root, 1, backend="device")
+
+
+def test_an_unusable_cache_folder_only_costs_time(root, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ALEXNET_JAX_CACHE", str(tmp_path / "file" / "cache"))
+    assert_equal(train(root, 2, backend="device"), train(root, 2))
+
+
+def test_decoding_reports_its_progress(root, cache_folder):
+    seen = []
+    data.open_data(make_spec(root, backend="device"), progress=lambda *report: seen.append(report))
+    assert ("decoding train", TRAIN, TRAIN) in seen
+    assert ("decoding test", TEST, TEST) in seen
+
+
+# Whole programs
+
+
+def program(source, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", source],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_program_ends_although_its_stream_is_running(root):
+    source = f"""
+from alexnet_jax.data import host, sources
+source = sources.open_source("folder:{root}", None, "train")
+batches = host.train_batches(source, image_size=12, resize_size=16, seed=0, batch_size=8)
+next(batches)
+raise SystemExit(7)
+"""
+    done = program(source)
+    assert done.returncode == 7
+    assert done.stderr == ""
+
+
+def test_importing_data_imports_no_tensorflow():
+    source = "import sys, alexnet_jax.data; assert 'tensorflow' not in sys.modules"
+    assert program(source).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_processes_hold_the_rows_of_their_devices(root, tmp_path, backend):
+    source = f"""
+import sys, jax, numpy as np
+rank = int(sys.argv[1]) if len(sys.argv) > 1 else int(__import__("os").environ["RANK"])
+jax.distributed.initialize("127.0.0.1:" + __import__("os").environ["PORT"], 2, rank)
+from alexnet_jax import data
+mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+rows = jax.NamedSharding(mesh, jax.P("data"))
+shardings = dict.fromkeys(("images", "labels", "crops", "mask", "ids"), rows)
+spec = data.DataSpec(name="folder:{root}", image_size=12, resize_size=16, backend="{backend}")
+opened = data.open_data(spec)
+batches = data.train_batches(opened, seed=5, batch_size=8, shardings=shardings)
+out = {{}}
+for step in range(3):
+    for key, array in next(batches).items():
+        for shard in array.addressable_shards:
+            out[f"{{step}} {{key}} {{shard.index[0].start}}"] = np.asarray(shard.data)
+np.savez(r"{tmp_path}/" + str(rank) + ".npz", **out)
+"""
+    port = str(20_000 + os.getpid() % 20_000)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", source],
+            env=os.environ
+            | {
+                "RANK": str(rank),
+                "PORT": port,
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            },
+        )
+        for rank in (0, 1)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    expected = train(root, 3)
+    for rank, starts in {0: (0, 2), 1: (4, 6)}.items():
+        with np.load(tmp_path / f"{rank}.npz") as shards:
+            assert len(shards.files) == 3 * 5 * 2
+            for name in shards.files:
+                step, key, start = name.split()
+                assert int(start) in starts
+                rows = expected[int(step)][key][int(start) : int(start) + 2]
+                np.testing.assert_array_equal(shards[name], rows)
+
+
+# Real data sets
+
+
+def shared(name, **fields):
+    if not (SHARED / name.split("/")[0]).exists():
+        pytest.skip(f"needs {SHARED / name.split('/')[0]}")
+    return data.DataSpec(name=name, data_dir=str(SHARED), **fields)
+
+
+def test_cifar10_from_both_backends():
+    spec = shared(
+        "cifar10_jpeg",
+        train_split="train[:300]",
+        eval_split="test[:100]",
+        image_size=24,
+        resize_size=32,
+    )
+    batches = {}
+    for backend in BACKENDS:
+        opened = data.open_data(dataclasses.replace(spec, backend=backend))
+        assert opened.class_names[:2] == ("airplane", "automobile")
+        stream = data.train_batches(opened, seed=0, batch_size=128, shardings=make_shardings(8))
+        batches[backend] = take(stream, 3)
+    assert_equal(batches["tfdata"], batches["device"])
+
+
+def test_imagenette_squares_keep_their_pixels():
+    """Its shorter side is 160: a square of 160 is a crop of the original."""
+    spec = shared("imagenette/160px-v2", train_split="train[:8]", eval_split="validation[:8]")
+    opened = data.open_data(dataclasses.replace(spec, image_size=160, resize_size=160))
+    batch = take(data.train_batches(opened, seed=0, batch_size=8, shardings=ONE), 1)[0]
+    assert opened.num_classes == 10
+    assert batch["images"].std() > 30

@@ -1,0 +1,268 @@
+"""The array operators: the fact sheet's examples, and each fast form against its plain one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from alexnet_jax.models import ops
+
+P = jax.P
+
+# Section 2 of the fact sheet: name, (size, alpha, k), outputs at x = 1..5 and at x = 100..500.
+LRN_EXAMPLES = {
+    "paper": (
+        (5, 1e-4, 2.0),
+        (0.594292, 1.187871, 1.780140, 2.373609, 2.967456),
+        (12.500000, 14.865089, 14.461559, 19.539749, 25.820669),
+    ),
+    "2012 code": (
+        (5, 1e-4 / 5, 2.0),
+        (0.594541, 1.188940, 1.783075, 2.377451, 2.971903),
+        (30.836784, 42.044821, 43.819129, 59.108851, 77.550405),
+    ),
+    "Caffe and PyTorch": (
+        (5, 1e-4 / 5, 1.0),
+        (0.999790, 1.999100, 2.997527, 3.996763, 4.996253),
+        (36.741959, 46.473616, 46.530243, 62.827313, 82.780013),
+    ),
+    "CIFAR 11pct": (
+        (9, 1e-3 / 9, 1.0),
+        (0.995441, 1.990882, 2.986323, 3.981764, 4.977205),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("name", LRN_EXAMPLES)
+def test_lrn_examples_to_six_digits(name, fast, monkeypatch):
+    monkeypatch.setattr(ops, "_fast", lambda: fast)
+    (size, alpha, k), *outputs = LRN_EXAMPLES[name]
+    for scale, expected in zip((1, 100), outputs, strict=True):
+        if expected:
+            x = scale * jnp.arange(1.0, 6.0).reshape(1, 1, 1, 5)
+            y = ops.local_response_norm(x, size=size, alpha=alpha, beta=0.75, k=k)
+            np.testing.assert_allclose(y.ravel(), expected, rtol=1e-6, atol=5e-7)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_within_map_examples_to_six_digits(fast, monkeypatch):
+    monkeypatch.setattr(ops, "_fast", lambda: fast)
+    norm = functools.partial(ops.within_map_norm, beta=0.75)
+    ones = norm(jnp.ones((1, 3, 3, 2)), size=3, alpha=5e-5 / 9)[0, ..., 1]
+    np.testing.assert_allclose(ones[1, 1], 0.999963, atol=5e-7)
+    np.testing.assert_allclose(ones[0, 1], 0.999975, atol=5e-7)
+    np.testing.assert_allclose(ones[2, 2], 0.999983, atol=5e-7)
+    tens = norm(jnp.full((1, 5, 5, 2), 10.0), size=5, alpha=1e-3 / 25)[0, ..., 0]
+    np.testing.assert_allclose(tens[2, 2], 9.310124, atol=5e-7)
+    np.testing.assert_allclose(tens[0, 4], 9.738233, atol=5e-7)
+
+
+def test_window_of_even_size_starts_half_its_size_before():
+    x = jnp.arange(1.0, 6.0).reshape(1, 1, 1, 5)
+    y = ops.local_response_norm(x, size=4, alpha=1.0, beta=1.0, k=0.0).ravel()
+    sums = [1 + 4, 1 + 4 + 9, 1 + 4 + 9 + 16, 4 + 9 + 16 + 25, 9 + 16 + 25]  # maps i-2 … i+1
+    np.testing.assert_allclose(y, np.arange(1.0, 6.0) / sums, rtol=1e-6)
+
+
+def value_and_gradient(f, x, seed=1):
+    y, pullback = jax.vjp(f, x)
+    g = jnp.asarray(np.random.default_rng(seed).normal(size=y.shape), y.dtype)
+    return y, pullback(g)[0]
+
+
+def both_forms(monkeypatch, f, x):
+    results = []
+    for fast in (True, False):
+        monkeypatch.setattr(ops, "_fast", lambda fast=fast: fast)
+        results.append(value_and_gradient(f, x))
+    return results
+
+
+def rounded(shape, seed=0):
+    """Values that tie often, as after a ReLU."""
+    x = np.random.default_rng(seed).normal(size=shape)
+    return np.maximum(np.round(x * 2) / 2, 0)
+
+
+@pytest.mark.parametrize("size", [3, 4, 5])
+@pytest.mark.parametrize("beta", [0.75, 0.5])
+@pytest.mark.parametrize("across", [True, False])
+def test_fast_norms_equal_the_plain_ones(monkeypatch, size, beta, across):
+    op = ops.local_response_norm if across else ops.within_map_norm
+    f = functools.partial(op, size=size, alpha=0.3, beta=beta, k=1.5)
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 7, 8)))
+        (y, dx), (y2, dx2) = both_forms(monkeypatch, f, x)
+    np.testing.assert_allclose(y, y2, rtol=1e-13)
+    np.testing.assert_allclose(dx, dx2, rtol=1e-12, atol=1e-13)
+
+
+def test_norm_of_bfloat16_sums_in_float32():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 64)), jnp.bfloat16)
+    norm = functools.partial(ops.local_response_norm, size=33, alpha=1.0, beta=0.75, k=1.0)
+    y = norm(x)
+    assert y.dtype == jnp.bfloat16
+    exact = norm(x.astype(jnp.float32))
+    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+
+
+POOLS = [(3, 2, False), (3, 2, True), (2, 2, False), (2, 2, True), (3, 3, True), (3, 1, False)]
+
+
+@pytest.mark.parametrize(("window", "stride", "overhang"), POOLS)
+def test_fast_max_pool_equals_the_plain_one(monkeypatch, window, stride, overhang):
+    """In values, and in gradients at ties: select_and_scatter's first largest takes all."""
+    f = functools.partial(ops.max_pool, window=window, stride=stride, overhang=overhang)
+    with jax.enable_x64(True):
+        x = jnp.asarray(rounded((2, 8, 11, 3)))
+        (y, dx), (y2, dx2) = both_forms(monkeypatch, f, x)
+        monkeypatch.setattr(ops, "_fast", lambda: True)
+        np.testing.assert_array_equal(f(x), y2)  # the form without a gradient
+    np.testing.assert_array_equal(y, y2)
+    np.testing.assert_allclose(dx, dx2, rtol=1e-12)
+
+
+def test_max_pool_tie_goes_to_the_first(monkeypatch):
+    for fast in (True, False):
+        monkeypatch.setattr(ops, "_fast", lambda fast=fast: fast)
+        gradient = jax.grad(lambda x: ops.max_pool(x, window=2, stride=2).sum())
+        dx = gradient(jnp.ones((1, 2, 2, 1))).reshape(2, 2)
+        np.testing.assert_array_equal(dx, [[1, 0], [0, 0]])
+
+
+def test_pools_by_hand():
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    pool = dict(window=3, stride=2)
+    np.testing.assert_array_equal(ops.max_pool(x, **pool).ravel(), [10])
+    np.testing.assert_array_equal(
+        ops.max_pool(x, overhang=True, **pool)[0, ..., 0], [[10, 11], [14, 15]]
+    )
+    np.testing.assert_array_equal(
+        ops.max_pool(-1 - x, overhang=True, **pool)[0, ..., 0], [[-1, -3], [-9, -11]]
+    )
+    # The mean of the pixels inside: 3x3, 3x2, 2x3 and 2x2 of them.
+    np.testing.assert_allclose(
+        ops.avg_pool(x, overhang=True, **pool)[0, ..., 0], [[5, 6.5], [11, 12.5]], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("window", "stride", "overhang"), POOLS)
+def test_avg_pool_equals_reduce_window(window, stride, overhang):
+    def plain(x):
+        pads = [
+            (0, max(0, (ops.pool_size(n, window, stride, overhang) - 1) * stride + window - n))
+            for n in x.shape[1:3]
+        ]
+        sizes = ((1, window, window, 1), (1, stride, stride, 1), [(0, 0), *pads, (0, 0)])
+        total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, *sizes)
+        inside = lax.reduce_window(jnp.ones_like(x), np.zeros((), x.dtype), lax.add, *sizes)
+        return total / inside
+
+    f = functools.partial(ops.avg_pool, window=window, stride=stride, overhang=overhang)
+    x = jnp.asarray(rounded((2, 8, 11, 3)), jnp.float32)
+    for a, b in zip(value_and_gradient(f, x), value_and_gradient(plain, x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_pool_sizes():
+    assert [ops.pool_size(n, 3, 2) for n in (55, 27, 13, 32)] == [27, 13, 6, 15]
+    hanging = [ops.pool_size(n, 3, 2, True) for n in (55, 27, 13, 32, 16, 8, 24)]
+    assert hanging == [27, 13, 6, 16, 8, 4, 12]
+    assert ops.pool_size(2, 3, 2) < 1
+    assert ops.conv_size(224, 11, 4, (0, 3)) == 55
+    assert ops.conv_size(224, 11, 4, (2, 2)) == 55
+    assert ops.conv_size(227, 11, 4, (0, 0)) == 55
+    assert ops.conv_size(7, 11, 4, (0, 3)) < 1
+
+
+FIRST_CONVS = [
+    (67, 11, 4, (0, 3)),
+    (71, 11, 4, (0, 0)),
+    (64, 11, 4, (2, 2)),
+    (40, 12, 4, (1, 5)),
+    (39, 9, 5, (3, 0)),
+]
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), FIRST_CONVS)
+def test_fast_first_conv_equals_the_plain_one(monkeypatch, size, kernel, stride, padding):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.normal(size=(2, size, size - 1, 3)))
+        k = jnp.asarray(rng.normal(size=(kernel, kernel, 3, 4)))
+
+        def run(op):
+            y, pullback = jax.vjp(functools.partial(op, stride=stride, padding=padding), x, k)
+            return y, *pullback(jnp.cos(y))
+
+        monkeypatch.setattr(ops, "_fast", lambda: True)
+        monkeypatch.setattr(ops, "_FIRST_CONV_COLUMNS", 0)
+        assert "custom_vjp" in str(
+            jax.make_jaxpr(lambda k: ops.first_conv(x, k, stride=stride, padding=padding))(k)
+        )
+        for a, b in zip(run(ops.first_conv), run(ops.conv), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_conv_by_hand():
+    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    kernel = jnp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(2, 2, 1, 1)
+    y = ops.conv(x, kernel, stride=1, padding=(0, 1))[0, ..., 0]
+    assert y.shape == (3, 3)
+    assert y[0, 0] == 0 + 2 * 1 + 3 * 3 + 4 * 4  # cross-correlation, as in every AlexNet
+    assert y[2, 2] == 8
+
+
+def test_local_conv_has_a_kernel_for_every_place():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 4, 3)).astype(np.float32)
+    kernel = rng.normal(size=(5, 4, 3, 3, 3, 6)).astype(np.float32)
+    y = ops.local_conv(jnp.asarray(x), jnp.asarray(kernel), padding=(1, 1))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for i, j in np.ndindex(5, 4):
+        expected = np.einsum("bhwi,hwio->bo", padded[:, i : i + 3, j : j + 3], kernel[i, j])
+        np.testing.assert_allclose(y[:, i, j], expected, rtol=1e-4, atol=1e-4)
+    tied = np.broadcast_to(kernel[:1, :1], kernel.shape)
+    same = ops.conv(jnp.asarray(x), jnp.asarray(kernel[0, 0]), stride=1, padding=(1, 1))
+    again = ops.local_conv(jnp.asarray(x), jnp.asarray(tied), padding=(1, 1))
+    np.testing.assert_allclose(again, same, rtol=1e-4, atol=1e-4)
+
+
+def small_stage(kernel, images):
+    """Every operator once."""
+    h = ops.first_conv(images, kernel, stride=4, padding=(0, 3))
+    h = ops.local_response_norm(h, size=5, alpha=0.1, beta=0.75, k=2.0)
+    h = ops.within_map_norm(h, size=3, alpha=0.1, beta=0.75)
+    h = ops.max_pool(h, window=3, stride=2, overhang=True)
+    h = ops.avg_pool(h, window=2, stride=2, overhang=True)
+    return jnp.tanh(h).sum(axis=(1, 2, 3)).mean()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_operators_work_in_shard_map(monkeypatch, dtype, fast):
+    """Images split over two devices, with the checks of what varies: same gradient as on one."""
+    monkeypatch.setattr(ops, "_fast", lambda: fast)
+    with jax.enable_x64(dtype == "float64"):
+        rng = np.random.default_rng(0)
+        images = jnp.asarray(rng.normal(size=(4, 48, 48, 3)), dtype)
+        kernel = jnp.asarray(rng.normal(0, 0.05, size=(11, 11, 3, 6)), dtype)
+        mesh = jax.sharding.Mesh(jax.devices()[:2], ("data",))
+
+        def local(kernel, images):
+            kernel = lax.pcast(kernel, ("data",), to="varying")
+            return lax.pmean(small_stage(kernel, images), "data")
+
+        split = jax.shard_map(local, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+        loss, gradient = jax.jit(jax.value_and_grad(small_stage))(kernel, images)
+        loss2, gradient2 = jax.jit(jax.value_and_grad(split))(kernel, images)
+    assert gradient.dtype == dtype
+    tolerance = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 3e-2}[dtype]
+    np.testing.assert_allclose(float(loss2), float(loss), rtol=tolerance, atol=tolerance)
+    a, b = (np.asarray(g, np.float64) for g in (gradient, gradient2))
+    np.testing.assert_allclose(b, a, atol=tolerance * abs(a).max())

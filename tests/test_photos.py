@@ -1,0 +1,210 @@
+"""The photos set: which pixels its patches come from, and that building it is safe and exact."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from alexnet_jax.data import photos
+from alexnet_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return photos.dataset_dir(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two photographs, six train and two test patches of each: builds in a moment."""
+    monkeypatch.setattr(photos, "PHOTOGRAPHS", dict(list(photos.PHOTOGRAPHS.items())[:2]))
+    monkeypatch.setattr(photos, "PATCHES", {"train": 6, "test": 2})
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+@pytest.mark.parametrize("class_name", photos.PHOTOGRAPHS)
+def test_train_and_test_pixels_lie_a_margin_apart(class_name):
+    width, height = photos.load_photograph(class_name).size
+    seen = {split: np.zeros((height, width), bool) for split in photos.PATCHES}
+    for split, pixels in seen.items():
+        boxes = photos.patch_boxes(width, height, split)
+        assert len(set(boxes)) == len(boxes) == photos.PATCHES[split]
+        for left, top, right, bottom in boxes:
+            assert min(left, top, width - right, height - bottom) >= 0
+            assert (right - left, bottom - top) == (photos.SIDE, photos.SIDE)
+            pixels[top:bottom, left:right] = True
+    reach = np.zeros_like(seen["train"])  # Train pixels, and all less than MARGIN columns away.
+    for shift in range(-photos.MARGIN, photos.MARGIN + 1):
+        reach[:, max(0, shift) : width + min(0, shift)] |= seen["train"][
+            :, max(0, -shift) : width - max(0, shift)
+        ]
+    assert not (reach & seen["test"]).any()
+
+
+def test_patches_cover_all_strips_from_top_to_bottom():
+    boxes = np.array(photos.patch_boxes(512, 512, "train") + photos.patch_boxes(512, 512, "test"))
+    assert boxes[:, 0].min() == 0
+    assert boxes[:, 2].max() > 512 - 3 * photos.COLUMN_STEP
+    assert boxes[:, 1].min() == 0
+    assert boxes[:, 3].max() > 512 - photos.SIDE // 2
+
+
+def test_a_photograph_too_small_is_refused():
+    with pytest.raises(ValueError, match="300x200 pixels is too small"):
+        photos.patch_boxes(300, 200, "train")
+
+
+def test_the_set_is_a_tfds_set_with_balanced_classes(built):
+    by_name = tfds.builder("photos", data_dir=built.parent.parent)
+    for builder in (by_name, tfds.builder_from_directory(built)):
+        assert builder.info.features["label"].names == list(photos.PHOTOGRAPHS)
+        for split, count in photos.PATCHES.items():
+            assert builder.info.splits[split].num_examples == count * len(photos.PHOTOGRAPHS)
+    examples = list(tfds.as_numpy(by_name.as_dataset(split="test", shuffle_files=False)))
+    counts = np.bincount([example["label"] for example in examples])
+    assert (counts == photos.PATCHES["test"]).all()
+    assert len(counts) == len(photos.PHOTOGRAPHS)
+    assert {example["image"].shape for example in examples} == {(photos.SIDE, photos.SIDE, 3)}
+
+
+def test_records_are_the_photographs_pixels(built):
+    builder = tfds.builder_from_directory(built)
+    stored = {
+        (int(example["label"]), example["image"].tobytes())
+        for example in tfds.as_numpy(builder.as_dataset(split="test"))
+    }
+    names = list(photos.PHOTOGRAPHS)
+    cut = {(names.index(name), np.asarray(p).tobytes()) for name, p in photos.patches("test")}
+    assert stored == cut
+
+
+def test_classes_are_mixed_in_the_stored_order(built):
+    builder = tfds.builder_from_directory(built)
+    dataset = tfds.as_numpy(builder.as_dataset(split="train", shuffle_files=False).take(100))
+    assert len({int(example["label"]) for example in dataset}) > len(photos.PHOTOGRAPHS) // 2
+
+
+def test_two_builds_are_byte_identical_and_leave_nothing_else(built, tmp_path, capfd):
+    assert contents(photos.dataset_dir(tmp_path)) == contents(built)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == [photos.VERSION]
+    assert capfd.readouterr().out == ""
+
+
+def test_fields_of_a_record_stand_in_order(tmp_path):
+    """Left to protobuf, the order varies from process to process."""
+    fields = {
+        name: tf.train.Feature(int64_list=tf.train.Int64List(value=[i]))
+        for i, name in enumerate("hgfedcba")
+    }
+    record = tf.train.Example(features=tf.train.Features(feature=fields)).SerializeToString()
+    path = tmp_path / "records"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(record)
+    photos._order_fields(path)
+    (ordered,) = (r.numpy() for r in tf.data.TFRecordDataset(str(path)))
+    assert tf.train.Example.FromString(ordered) == tf.train.Example.FromString(record)
+    positions = [ordered.index(name.encode() + b"\x12") for name in "abcdefgh"]
+    assert positions == sorted(positions)
+
+
+def test_a_built_set_is_used_as_it_is(built):
+    before = {path: path.stat().st_mtime_ns for path in built.iterdir()}
+    assert photos.dataset_dir(built.parent.parent) == built
+    assert {path: path.stat().st_mtime_ns for path in built.iterdir()} == before
+
+
+def test_a_stopped_build_leaves_nothing(small, tmp_path, monkeypatch):
+    def stop(shard):
+        assert shard.exists()  # Under its own name, but aside.
+        raise KeyboardInterrupt
+
+    order_fields = photos._order_fields
+    monkeypatch.setattr(photos, "_order_fields", stop)
+    with pytest.raises(KeyboardInterrupt):
+        photos.dataset_dir(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(photos, "_order_fields", order_fields)
+    assert (photos.dataset_dir(tmp_path) / "dataset_info.json").exists()
+
+
+def test_what_a_killed_build_left_is_removed_in_time(small, tmp_path):
+    killed, running = tmp_path / ".photos-killed", tmp_path / ".photos-running"
+    for folder in (killed, running):
+        (folder / "photos").mkdir(parents=True)
+    os.utime(killed, (0, 0))
+    photos.dataset_dir(tmp_path)
+    assert not killed.exists()
+    assert running.exists()
+
+
+def test_the_slower_of_two_builds_takes_the_others_result(small, built, tmp_path, monkeypatch):
+    """Another process finishes between this one's first look and its rename."""
+
+    def build_after_another(root):
+        folder = build(root)
+        monkeypatch.setattr(photos, "_build", build)
+        photos.dataset_dir(tmp_path)
+        winner.update(contents(tmp_path / "photos" / photos.VERSION))
+        return folder
+
+    build, winner = photos._build, {}
+    monkeypatch.setattr(photos, "_build", build_after_another)
+    result = photos.dataset_dir(tmp_path)
+    assert contents(result) == winner != {}
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.mark.slow
+def test_two_processes_may_build_at_once(built, tmp_path):
+    program = f"from alexnet_jax.data import photos; photos.dataset_dir({str(tmp_path)!r})"
+    both = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert contents(tmp_path / "photos" / photos.VERSION) == contents(built)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_no_data_dir_means_that_of_tfds(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    assert photos.dataset_dir("") == tmp_path / "tfds" / "photos" / photos.VERSION
+
+
+def test_a_place_that_cannot_be_written_is_named(small, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot build the photos set in .*file/photos.*data_dir="):
+        photos.dataset_dir(tmp_path / "file")
+
+
+def test_a_read_only_place_is_named(small, tmp_path, monkeypatch):
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "mkdir", refuse)  # A real read-only folder doesn't stop root.
+    with pytest.raises(UserError, match=r"Permission denied.*data_dir="):
+        photos.dataset_dir(tmp_path)
+
+
+def test_an_unfinished_set_in_the_way_is_named_and_kept(small, tmp_path):
+    stray = tmp_path / "photos" / photos.VERSION / "stray"
+    stray.parent.mkdir(parents=True)
+    stray.write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        photos.dataset_dir(tmp_path)
+    assert stray.read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_missing_scikit_image_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(photos.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install scikit-image"):
+        photos.dataset_dir(tmp_path)
+    assert list(tmp_path.iterdir()) == []
