@@ -27,7 +27,7 @@ def get_config():
     config.model.conv1_stride = 2
     config.model.conv1_padding = (2, 2)
 
-    config.optim.learning_rate = 0.01
+    config.optim.learning_rate = 0.02
     config.optim.schedule = "epochs"
     config.optim.drop_epochs = (28, 36)
     return config
