@@ -20,6 +20,7 @@ def get_config():
     # Inputs of about unit size and He's initial scale: see configs/default.py.
     config.data.scale = 1 / 64
     config.model.kernel_init = "he"
+    config.model.bias_one = 0.1
 
     config.model.width = 0.25
     config.model.hidden_units = 512

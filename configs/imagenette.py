@@ -20,6 +20,7 @@ def get_config():
     # Inputs of about unit size and He's initial scale: see configs/default.py.
     config.data.scale = 1 / 64
     config.model.kernel_init = "he"
+    config.model.bias_one = 0.1
 
     config.model.width = 0.5
     config.model.hidden_units = 512
@@ -29,5 +30,5 @@ def get_config():
 
     config.optim.learning_rate = 0.02
     config.optim.schedule = "epochs"
-    config.optim.drop_epochs = (28, 36)
+    config.optim.drop_epochs = (26, 35)
     return config
