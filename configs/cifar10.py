@@ -9,7 +9,7 @@ from configs import base
 def get_config():
     """A quarter of the paper's maps; its 28-pixel crops are to 32 as 224 is to 256."""
     config = base.get_config()
-    config.num_epochs = 30
+    config.num_epochs = 12
     config.log_every_steps = 130
 
     config.data.name = "cifar10"
@@ -28,6 +28,7 @@ def get_config():
     config.model.conv1_stride = 1
     config.model.conv1_padding = (2, 2)
 
+    config.optim.learning_rate = 0.02
     config.optim.schedule = "epochs"
-    config.optim.drop_epochs = (20, 26)
+    config.optim.drop_epochs = (8, 11)
     return config
