@@ -1,4 +1,4 @@
-"""Eight fake CPU devices for every test; caches of the tests' own, shared by those of one session."""
+"""Eight fake CPU devices for every test, and caches that the tests of one session share."""
 
 import os
 import tempfile

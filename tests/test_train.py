@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+
 from alexnet_jax import checkpoint
 from alexnet_jax.config import load_config
 from alexnet_jax.errors import UserError
@@ -46,7 +47,7 @@ def whole_run(config_file, tmp_path_factory):
 def final_params(workdir):
     path = workdir / "checkpoints"
     step = max(int(each.name) for each in path.iterdir() if each.name.isdigit())
-    run, params, _ = load_run(workdir, step)
+    _, params, _ = load_run(workdir, step)
     return jax.device_get(params)
 
 
@@ -105,7 +106,9 @@ def test_a_run_in_two_halves_equals_one(config_file, whole_run, tmp_path):
     assert train(load(config_file), tmp_path / "run") == 0
     halves = [line for line in tiny.lines(tmp_path / "run") if line["step"] != 7]
     whole = tiny.lines(whole_run)
-    assert [line for line in halves if line["step"] > 8] == [l for l in whole if l["step"] > 8]
+    assert [line for line in halves if line["step"] > 8] == [
+        line for line in whole if line["step"] > 8
+    ]
     jax.tree.map(
         np.testing.assert_array_equal, final_params(tmp_path / "run"), final_params(whole_run)
     )
@@ -118,7 +121,7 @@ def test_both_backends_give_the_same_run(config_file, whole_run, tmp_path):
 
 def test_eight_devices_give_the_same_losses(config_file, whole_run, tmp_path):
     assert train(load(config_file, mesh__data=8, num_train_steps=3), tmp_path / "run") == 0
-    first = [line["loss"] for line in tiny.lines(tmp_path / "run", split="train")][0]
+    first = tiny.lines(tmp_path / "run", split="train")[0]["loss"]
     assert first == pytest.approx(tiny.lines(whole_run, split="train")[0]["loss"], rel=1e-4)
 
 
@@ -249,9 +252,8 @@ def test_sigterm_saves_and_exits_with_75(config_file, whole_run, tmp_path):
 def test_a_second_run_in_one_work_directory_is_refused(config_file, tmp_path):
     from alexnet_jax import lock
 
-    with lock.acquire(tmp_path):
-        with pytest.raises(UserError, match=f"process {os.getpid()}"):
-            train(load(config_file), tmp_path)
+    with lock.acquire(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()}"):
+        train(load(config_file), tmp_path)
 
 
 def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_taken(

@@ -43,7 +43,7 @@ def get_config():
 
 
 def make_folder(path: Path, train: int = 20, test: int = 9) -> Path:
-    """PATH/SPLIT/CLASS/*.png: patches of four photographs; those for testing from its right side."""
+    """PATH/SPLIT/CLASS/*.png: patches of four photographs, for testing of their right sides."""
     for name in PHOTOGRAPHS:
         with Image.open(Path(skimage.__file__).parent / "data" / name) as image:
             photograph = image.convert("RGB").resize((400, 400))
