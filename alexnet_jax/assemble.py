@@ -65,20 +65,20 @@ class Run:
 
     def zero_sums(self) -> dict:
         """Sums with nothing added yet, on every device."""
-        return jax.device_put(zero_sums(), self.layout.replicated())
+        return jax.jit(zero_sums, out_shardings=self.layout.replicated())()
 
     def _init(self) -> TrainState:
         return init_state(self.model, self.tx, self.config.seed, self.config.data.image_size)
 
 
-def assemble(config: ConfigDict) -> Run:
-    """Opens the data, builds the net, the mesh and the compiled steps.
+def assemble(config: ConfigDict, dataset: data.Data | None = None) -> Run:
+    """Opens the data, unless it is given, and builds the net, the mesh and the compiled steps.
 
     Raises:
         UserError: a field's value is impossible, or fits neither the data nor the devices.
     """
     _check(config)
-    dataset = data.open_data(data_spec(config))
+    dataset = dataset or data.open_data(data_spec(config))
     model = make_model(config, dataset.num_classes)
     layout = make_layout(
         config.mesh.layout,
@@ -114,6 +114,9 @@ def assemble(config: ConfigDict) -> Run:
     )
     train_step = make_train_step(model, tx, layout, preprocess)
     predict = make_predict(model, layout, preprocess)
+    # Without it, XLA may time several kernels and take another one in each run, and add in the
+    # order in which threads arrive. On a CPU it always computes the same.
+    options = {"xla_gpu_deterministic_ops": True} if config.deterministic else None
     return Run(
         config=config,
         data=dataset,
@@ -122,8 +125,8 @@ def assemble(config: ConfigDict) -> Run:
         optim=spec,
         tx=tx,
         schedule=optim.make_schedule(spec, **whole),
-        train_step=jax.jit(train_step, donate_argnums=0),
-        predict=jax.jit(predict),
+        train_step=jax.jit(train_step, donate_argnums=0, compiler_options=options),
+        predict=jax.jit(predict, compiler_options=options),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
@@ -162,5 +165,7 @@ def _check(config: ConfigDict) -> None:
     for name in ("num_train_steps", "eval_every_steps", "checkpoint_every_steps", "seed"):
         if config[name] < 0:
             raise UserError(f"{name}={config[name]}: must not be negative")
+    choose(config.on_nonfinite, ("stop", "skip"), "on_nonfinite")
+    choose(config.on_save_error, ("stop", "continue"), "on_save_error")
     choose(config.data.mean, MEANS, "data.mean")
     choose(config.data.colour_noise, COLOUR_NOISES, "data.colour_noise")

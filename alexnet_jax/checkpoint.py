@@ -24,7 +24,9 @@ import math
 import os
 import re
 import shutil
+import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,6 +195,8 @@ def _save_failed(checkpoints: Checkpoints, problem: Exception) -> UserError:
     """Gives the disk space back, and the line to raise."""
     path = checkpoints.directory / str(checkpoints.saving)
     if jax.process_index() == 0:
+        _remove_leftovers(checkpoints.directory)
+        time.sleep(1)  # TensorStore's threads don't know yet and go on writing
         _remove_leftovers(checkpoints.directory)
     # Orbax has already struck the steps it meant to delete off its list.
     checkpoints.manager.reload()
@@ -547,15 +551,26 @@ def _refuse_later_format(path: Path) -> None:
 
 
 def _silence_orbax_tracebacks() -> None:
-    """Orbax logs each failed save twice with its traceback before it raises; we say it once."""
+    """A failed save is told of by Orbax, twice, by asyncio for each array, and by TensorStore's
+    threads, whose event loop is gone: all with tracebacks. We say it once."""
     logger = absl_logging.get_absl_logger()
     if not any(isinstance(known, _OrbaxTracebacks) for known in logger.filters):
         logger.addFilter(_OrbaxTracebacks())
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # nothing else here uses it
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _pass_over_closed_loops
+
+
+def _pass_over_closed_loops(unraisable) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 class _OrbaxTracebacks(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and "orbax" in record.pathname)
+        told = record.exc_info or "already exists. Removing existing" in record.getMessage()
+        return not (told and "orbax" in record.pathname)
 
 
 def _reason(error: BaseException) -> str:

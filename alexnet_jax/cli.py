@@ -8,12 +8,14 @@ import contextlib
 import ctypes
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from alexnet_jax import distributed
 from alexnet_jax.config import flatten, load_config
 from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError, nearest
@@ -42,7 +44,12 @@ def run(main: Callable[[list[str]], int | None], *, takes_files: bool = False) -
     try:
         app.run(quiet_main, flags_parser=lambda argv: _parse(argv, takes_files))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+    distributed.leave(1)
 
 
 def _keep_compiled_programs() -> None:

@@ -9,14 +9,19 @@ from ml_collections import ConfigDict
 from alexnet_jax.errors import UserError, nearest
 
 # A run started again in the same work directory may change these, and nothing else: its length,
-# how often it logs, evaluates and saves, where the data lies, and the devices it runs on.
+# how often it logs, evaluates and saves, where the data lies, the devices it runs on, and what
+# becomes of the steps and images that would otherwise have stopped it.
 RESUMABLE = frozenset(
     {
         *("num_epochs", "num_train_steps", "log_every_steps"),
         *("eval_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
         *("data.data_dir", "data.backend", "mesh.data", "mesh.model", "mesh.layout"),
+        *("on_nonfinite", "on_save_error", "deterministic", "data.bad_images"),
     }
 )
+
+# Fields that earlier commits didn't know, with what their runs did.
+_LATER_FIELDS = {"on_nonfinite": "stop", "on_save_error": "stop", "deterministic": False}
 
 
 def load_config(path: str) -> ConfigDict:
@@ -58,10 +63,10 @@ def read_config(workdir: Path) -> ConfigDict:
     """
     path = Path(workdir) / "config.json"
     try:
-        return ConfigDict(_with_tuples(json.loads(path.read_text()))).lock()
+        return ConfigDict(_LATER_FIELDS | _with_tuples(json.loads(path.read_text()))).lock()
     except FileNotFoundError:
         raise UserError(f"no run in '{workdir}': it has no config.json") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, RecursionError, OSError) as error:
         raise UserError(f"'{path}' cannot be read: {error}") from None
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -169,6 +169,42 @@ class Progress:
         remaining = (self._num_steps - self._last[0]) * self._batch_size
         trained = self._last[1] - self._start
         return f"{_duration(remaining / rate * (now - self._start) / trained)} left"
+
+
+@contextlib.contextmanager
+def counter(
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[[str, int, int], None]]:
+    """A function to call with (what, done, total): a bar on a terminal, elsewhere a line every ten
+    seconds. What is done at the first call counts as done before, not as fast."""
+    console = _console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bar = Bar(*columns, TimeRemainingColumn(), console=console, transient=True)
+    tasks = {}
+    line_at = clock()
+
+    def count(what: str, done: int, total: int) -> None:
+        nonlocal line_at
+        if console.is_terminal:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total, completed=done)
+            bar.update(tasks[what], completed=done)
+        elif clock() - line_at >= LINE_SECONDS:
+            line_at = clock()
+            say(f"{what}  {done:,}/{total:,}")
+
+    with bar if console.is_terminal else contextlib.nullcontext():
+        yield count
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table of texts; all columns but the first are numbers."""
+    shown = Table(*header, title=title, title_justify="left", box=box.SIMPLE)
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        shown.add_row(*row)
+    _console().print(shown)
 
 
 def _console() -> Console:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alexnet_jax.errors import UserError
 
-_NAME = "lock"
+NAME = "lock"
 
 
 @dataclasses.dataclass
@@ -45,7 +45,7 @@ def acquire(workdir: str | os.PathLike) -> Lock:
       UserError: another process holds it (its process id and host are named), or `workdir` can't
         be written.
     """
-    path = Path(workdir) / _NAME
+    path = Path(workdir) / NAME
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not truncated: until the lock is ours, the text is its holder's.

@@ -29,6 +29,7 @@ class TrainState:
         key: the run's random key; step n draws from fold_in(key, n).
         since_log: sums of training metrics since the last logged step.
         since_epoch: the same since the epoch began.
+        nonfinite: int32 scalar, steps dropped because what they computed was not finite.
     """
 
     step: jax.Array
@@ -38,6 +39,7 @@ class TrainState:
     key: jax.Array
     since_log: dict
     since_epoch: dict
+    nonfinite: jax.Array
 
 
 def zero_sums() -> dict:
@@ -60,6 +62,7 @@ def init_state(
         key=key,
         since_log=zero_sums(),
         since_epoch=zero_sums(),
+        nonfinite=jnp.zeros((), jnp.int32),
     )
 
 
@@ -138,7 +141,12 @@ def _varying(tree, specs, layout: Layout):
 def make_train_step(
     model: nn.Module, tx: optax.GradientTransformationExtraArgs, layout: Layout, prep: Preprocess
 ) -> Callable:
-    """`train_step(state, batch) -> (state, sums)`, to be compiled: one update."""
+    """`train_step(state, batch) -> (state, sums)`, to be compiled: one update.
+
+    A step whose loss, gradients or updates are not finite is dropped: it counts as done and in
+    `nonfinite`, and changes neither parameters, velocities nor the state's sums. The sums that
+    are returned are the step's own, with `finite` (bool) beside them.
+    """
     train_sums = make_train_sums(model, layout)
     prepare = _sharded_preprocess(prep, layout)
 
@@ -156,14 +164,30 @@ def make_train_step(
             grads, state.opt_state, state.params, lr_scale=state.plateau.scale
         )
         sums = jax.tree.map(lambda x: x.astype(jnp.float32), sums)
+        # What isn't finite in the gradients or the rate isn't in the updates.
+        finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(optax.tree.norm(updates, squared=True))
+
+        def unless_dropped(new, old):
+            counts = jnp.issubdtype(new.dtype, jnp.integer)  # schedules go by steps done
+            return new if counts else jnp.where(finite, new, old)
+
+        new = (
+            optax.apply_updates(state.params, updates),
+            opt_state,
+            jax.tree.map(jnp.add, state.since_log, sums),
+            jax.tree.map(jnp.add, state.since_epoch, sums),
+        )
+        old = (state.params, state.opt_state, state.since_log, state.since_epoch)
+        params, opt_state, since_log, since_epoch = jax.tree.map(unless_dropped, new, old)
         state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             opt_state=opt_state,
-            since_log=jax.tree.map(jnp.add, state.since_log, sums),
-            since_epoch=jax.tree.map(jnp.add, state.since_epoch, sums),
+            since_log=since_log,
+            since_epoch=since_epoch,
+            nonfinite=state.nonfinite + ~finite,
         )
-        return state, sums
+        return state, sums | {"finite": finite}
 
     return train_step
 

@@ -16,6 +16,9 @@ def get_config() -> ConfigDict:
     config.eval_every_steps = 0  # steps between evaluations; 0: at the end of each epoch
     config.checkpoint_every_steps = 0  # steps between checkpoints; 0: at the end of each epoch
     config.keep_checkpoints = 3  # newest checkpoints kept, beside the best
+    config.on_nonfinite = "stop"  # at a loss or gradient that isn't finite; or 'skip' that step
+    config.on_save_error = "stop"  # where nothing can be saved; or 'continue' without
+    config.deterministic = False  # have a GPU, too, compute the same bits in every run
 
     config.data = data = ConfigDict()
     data.name = "imagenet2012"  # a TFDS name, 'folder:PATH' with SPLIT/CLASS/IMAGE, or 'photos'
@@ -53,6 +56,7 @@ def get_config() -> ConfigDict:
     model.lrn_alpha = placeholder(float)  # factor on its sum of squares
     model.lrn_beta = placeholder(float)  # its exponent
     model.lrn_k = placeholder(float)  # its constant
+    model.lrn_joins = placeholder(bool)  # sum over both towers' maps, as Caffe does
     model.norm_size = placeholder(int)  # side of the window of normalisation within a map
     model.norm_alpha = placeholder(float)  # its factor on the sum of squares
     model.conv1_kernel = placeholder(int)  # side of conv1's filters in pixels

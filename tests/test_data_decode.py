@@ -65,9 +65,10 @@ def test_a_square_of_the_right_size_is_not_resampled():
     np.testing.assert_array_equal(square, np.asarray(image)[:, 13:77])
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000"])
+@pytest.mark.parametrize("kind", decode.FORMATS)
 def test_formats(kind):
-    if not features.check({"WEBP": "webp", "JPEG2000": "jpg_2000"}.get(kind, "zlib")):
+    optional = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+    if kind in optional and not features.check(optional[kind]):
         pytest.skip(f"this Pillow is built without {kind}")
     square = decode.square(encode(halves(), kind), 16)
     assert square.shape == (16, 16, 3)

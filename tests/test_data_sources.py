@@ -303,6 +303,14 @@ def test_folder_follows_symbolic_links(folder, tmp_path):
     assert source.read(3) == (picture(20), 0)
 
 
+@pytest.mark.parametrize("target", ["nowhere", "z.png"])
+def test_a_link_to_nothing_is_named(folder, target):
+    (folder / "train" / "ant" / "z.png").symlink_to(target)
+    (folder / "train" / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r"ant/z\.png cannot be read"):
+        open_source(f"folder:{folder}", None, "train")
+
+
 def test_folder_fingerprint_follows_names_sizes_and_times(folder):
     fingerprints = [open_source(f"folder:{folder}", None, "train").fingerprint]
 

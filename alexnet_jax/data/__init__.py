@@ -189,12 +189,19 @@ def statistics(data: Data, *, progress: Progress | None = None) -> Statistics:
     """Returns the statistics of the train split's R x R squares, kept in the cache folder.
 
     The same from both backends. `progress(what, done, total)` is called while computing.
+    Afterwards `data.bad` lists all undecodable images of the train split, if they are skipped.
+    Raises UserError if there are any and they are not.
     """
     spec, split = data.spec, _split(data, data.spec.train_split)
     file = stats.path(spec.name, spec.train_split, data.resize_size, data.fingerprint)
     kept = stats.load(file, data.fingerprint)
     if kept is not None:
-        return kept
+        result, bad = kept
+        if bad and spec.bad_images == "error":
+            raise UserError(host.bad_image(min(bad.items())[1]))
+        if bad:
+            data.bad[spec.train_split].update(bad)
+        return result
     if isinstance(split, device.Squares):
         parts = range(0, split.num_examples, 64)
         chunks = ((split.squares[i : i + 64], split.mask[i : i + 64]) for i in parts)
@@ -205,7 +212,7 @@ def statistics(data: Data, *, progress: Progress | None = None) -> Statistics:
     result = stats.compute(
         chunks, fingerprint=data.fingerprint, total=data.num_train, progress=progress
     )
-    stats.save(file, result)
+    stats.save(file, result, data.bad.get(spec.train_split, {}))
     return result
 
 

@@ -57,12 +57,3 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         return arrays, json.loads(arrays.pop("meta").item())
     except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
         return None
-
-
-def read_meta(path: Path) -> dict[str, Any] | None:
-    """Returns the `meta` of such a file alone."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return json.loads(file["meta"].item())
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
-        return None

@@ -24,7 +24,6 @@ Shardings = Mapping[str, jax.sharding.Sharding]
 _FORMAT = 1  # Raise it when `decode` gives other pixels.
 # What the decoded images may take of the memory that is free on the host, or of the device's.
 _MEMORY_FRACTION = 0.5
-_PADDING = -1
 
 
 @dataclass(frozen=True)
@@ -305,7 +304,7 @@ def _eval_taker(
             "labels": jnp.where(real, split.labels[ids], 0),
             "crops": crops,
             "mask": jnp.where(real, split.mask[ids], 0),
-            "ids": jnp.where(real, ids, _PADDING),
+            "ids": jnp.where(real, ids, host.PADDING),
         }
         return batch, position + batch_size
 

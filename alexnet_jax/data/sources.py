@@ -379,7 +379,10 @@ def _open_folder(name: str, split: str, class_names: Sequence[str] | None) -> So
         if not entries and class_names is None:
             raise UserError(f"image folder {folder / class_name} holds no images: {_LAYOUT}")
         for entry in entries:
-            state = entry.stat()
+            try:
+                state = entry.stat()
+            except OSError as error:  # Such as a link to nothing.
+                raise UserError(f"{entry.path} cannot be read: {error.strerror}") from None
             relative = f"{class_name}/{entry.name}"
             states.update(os.fsencode(f"{relative}\0{state.st_size}\0{state.st_mtime_ns}\n"))
             names.append(relative)
@@ -431,12 +434,19 @@ def _visible(folder: Path) -> Iterator[os.DirEntry]:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in _visible(folder) if entry.is_dir())
+    return sorted(entry.name for entry in _visible(folder) if _is_folder(entry))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link to itself.
+        return False
 
 
 def _images(folder: Path) -> Iterator[os.DirEntry]:
     for entry in _visible(folder):
-        if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.is_dir():
+        if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not _is_folder(entry):
             yield entry
 
 

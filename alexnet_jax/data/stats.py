@@ -83,18 +83,19 @@ def path(name: str, split: str, resize_size: int, fingerprint: str) -> Path:
     return cache.folder() / f"{stem}-{resize_size}px-stats-v{_FORMAT}-{fingerprint[:16]}.npz"
 
 
-def save(file: Path, statistics: Statistics) -> bool:
-    """Writes the statistics; returns False where that is impossible."""
+def save(file: Path, statistics: Statistics, bad: dict[int, str]) -> bool:
+    """Writes the statistics and the images left out of them; False where that is impossible."""
     arrays = {
         "mean_image": statistics.mean_image,
         "channel_mean": statistics.channel_mean,
         "covariance": statistics.covariance,
     }
-    return cache.write(file, arrays, {"fingerprint": statistics.fingerprint})
+    meta = {"fingerprint": statistics.fingerprint, "bad": sorted(bad.items())}
+    return cache.write(file, arrays, meta)
 
 
-def load(file: Path, fingerprint: str) -> Statistics | None:
-    """Returns kept statistics, or None if there are none.
+def load(file: Path, fingerprint: str) -> tuple[Statistics, dict[int, str]] | None:
+    """Returns kept statistics with the images left out of them, or None if there are none.
 
     Raises UserError if they are of another data set.
     """
@@ -104,4 +105,6 @@ def load(file: Path, fingerprint: str) -> Statistics | None:
     arrays, meta = kept
     if meta.get("fingerprint") != fingerprint:
         raise UserError(f"{file} holds the statistics of another data set: remove it")
-    return Statistics(fingerprint=fingerprint, **arrays)
+    if "bad" not in meta:  # written by an earlier commit
+        return None
+    return Statistics(fingerprint=fingerprint, **arrays), dict(meta["bad"])

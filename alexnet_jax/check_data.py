@@ -1,0 +1,163 @@
+"""Reads a whole data set once: what is unreadable, what is there twice, and how many of each class.
+
+python -m alexnet_jax.check_data --config=FILE [--json=FILE]
+
+Exits with 1 where something is unreadable. Two images are the same if their decoded central
+squares are, so a copy in another file format counts. Such copies under two classes mean that one
+of them is mislabelled; copies in both splits, that the evaluation is of images trained on.
+"""
+
+import hashlib
+import os
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from alexnet_jax import cli, console, metrics
+from alexnet_jax.data import decode
+from alexnet_jax.data.sources import Source, open_source
+
+CHUNK = 32  # images in one task of a thread
+LISTED = 20  # lines of each list on the screen; --json has them all
+
+
+def check_data(config: ConfigDict, progress: Callable[[str, int, int], None]) -> dict:
+    """What both splits of `config.data` hold.
+
+    Returns:
+        'splits': {split: {'examples': count, 'classes': {class: count}}}, where unreadable images
+        are in the first count, and in the second if their label is readable.
+        'unreadable': [{'split', 'where', 'reason'}].
+        'duplicates': groups of equal images, each a list of {'split', 'where', 'class'}.
+
+    Raises:
+        UserError: the data set cannot be opened, as where a shard is missing or cut short.
+    """
+    spec = config.data
+    train = open_source(spec.name, spec.data_dir, spec.train_split)
+    test = open_source(spec.name, spec.data_dir, spec.eval_split, class_names=train.class_names)
+    sources = {spec.train_split: train, spec.eval_split: test}
+
+    splits, unreadable, same = {}, {}, defaultdict(list)
+    for split, source in sources.items():
+        for where, reason in _damaged_records(source, progress):
+            unreadable.setdefault(where, (split, reason))
+        classes = dict.fromkeys(source.class_names, 0)
+        for i, (label, digest, reason) in enumerate(_read_all(source, spec.image_size, progress)):
+            where = source.describe(i)
+            if label is not None:
+                classes[source.class_names[label]] += 1
+            if reason:
+                unreadable.setdefault(where, (split, reason))
+            else:
+                same[digest].append((split, where, source.class_names[label]))
+        splits[split] = {"examples": source.num_examples, "classes": classes}
+    return {
+        "splits": splits,
+        "unreadable": [
+            {"split": split, "where": where, "reason": reason}
+            for where, (split, reason) in unreadable.items()
+        ],
+        "duplicates": [
+            [{"split": split, "where": where, "class": name} for split, where, name in group]
+            for group in same.values()
+            if len(group) > 1
+        ],
+    }
+
+
+def _read_all(source: Source, size: int, progress) -> Iterator[tuple]:
+    """(label, digest of the square, None), or (label or None, None, why not), in order."""
+
+    def read(i: int) -> tuple:
+        label = None
+        try:
+            encoded, label = source.read(i)
+            return label, hashlib.sha256(decode.square(encoded, size)).digest(), None
+        except (OSError, ValueError, decode.BadImage) as error:
+            return label, None, getattr(error, "strerror", None) or str(error)
+
+    def read_chunk(start: int) -> list[tuple]:
+        return [read(i) for i in range(start, min(start + CHUNK, source.num_examples))]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = 0
+        for chunk in pool.map(read_chunk, range(0, source.num_examples, CHUNK)):
+            yield from chunk
+            done += len(chunk)
+            progress(f"reading {source.split}", done, source.num_examples)
+
+
+def _damaged_records(source: Source, progress) -> Iterator[tuple[str, str]]:
+    """(where, why) of each record of the TFRecord files whose checksums don't agree."""
+    places = dict.fromkeys(
+        source.describe(i).rpartition(", record ")[0] for i in range(source.num_examples)
+    )
+    paths = [path for path in places if ".tfrecord" in Path(path).name]
+    if not paths:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+    from tensorflow.python.lib.io.tf_record import tf_record_random_reader
+
+    for done, path in enumerate(paths, start=1):
+        reader, size, start, number = tf_record_random_reader(path), os.stat(path).st_size, 0, 0
+        with open(path, "rb") as file:
+            while start < size:
+                try:
+                    reader.read(start)
+                except tf.errors.DataLossError:
+                    yield f"{path}, record {number}", "its bytes and their checksum differ"
+                file.seek(start)
+                # The lengths themselves were found right when the file was opened.
+                (length,) = struct.unpack("<Q", file.read(8))
+                start, number = start + 12 + length + 4, number + 1
+        progress(f"checksums of {source.split}", done, len(paths))
+
+
+def _show(report: dict, name: str) -> None:
+    splits = report["splits"]
+    rows = [
+        (each, *(f"{splits[split]['classes'][each]:,}" for split in splits))
+        for each in next(iter(splits.values()))["classes"]
+    ]
+    totals = ("total", *(f"{splits[split]['examples']:,}" for split in splits))
+    console.table(f"images of {name}", ("class", *splits), [*rows, totals])
+
+    def show(title: str, lines: Sequence[str]) -> None:
+        console.say(f"{title}: {len(lines) or 'none'}")
+        for line in lines[:LISTED]:
+            console.say(f"  {line}")
+        if len(lines) > LISTED:
+            console.say(f"  and {len(lines) - LISTED} more, which --json=FILE lists")
+
+    def equal(groups: Sequence[Sequence[dict]]) -> list[str]:
+        return [" = ".join(f"{one['where']} ({one['class']})" for one in group) for group in groups]
+
+    groups = report["duplicates"]
+    show("unreadable", [f"{one['where']}: {one['reason']}" for one in report["unreadable"]])
+    show("the same image more than once", equal(groups))
+    for title, key in (("of these, in two classes", "class"), ("in both splits", "split")):
+        show(title, equal([group for group in groups if len({one[key] for one in group}) > 1]))
+
+
+def main(_):
+    """Checks, and prints what it found."""
+    config = flags.FLAGS.config
+    with console.counter() as progress:
+        report = check_data(config, progress)
+    _show(report, config.data.name)
+    if flags.FLAGS.json:
+        metrics.write_json(flags.FLAGS.json, report)
+    return 1 if report["unreadable"] else 0
+
+
+if __name__ == "__main__":
+    cli.define_config()
+    flags.DEFINE_string("json", None, "A file to write all of it to.")
+    cli.run(main)

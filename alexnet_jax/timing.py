@@ -1,0 +1,88 @@
+"""Timing by turns, for the benchmarks.
+
+Contenders run in turn in one process, so that what slows the machine for a while slows all of them,
+and the ratio of two is the median over the turns of each turn's own.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+SAMPLE_SECONDS = 0.2  # a sample repeats what is shorter
+
+
+def take_turns(
+    contenders: Mapping[str, Callable[[int], None]], repeats: int, seconds: float | None = None
+) -> dict[str, list[float]]:
+    """Seconds of one call of each contender, `repeats` samples of each, taken in turn.
+
+    A contender runs n times and returns when all are done. A sample takes at least `seconds`.
+    """
+    seconds = SAMPLE_SECONDS if seconds is None else seconds
+    counts = {}
+    for name, run in contenders.items():
+        run(1)
+        counts[name] = max(1, round(seconds / elapsed(run, 1)))
+    times = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, run in contenders.items():
+            times[name].append(elapsed(run, counts[name]) / counts[name])
+    return times
+
+
+def elapsed(run: Callable[[int], None], count: int) -> float:
+    """Seconds that `count` calls take."""
+    start = time.perf_counter()
+    run(count)
+    return time.perf_counter() - start
+
+
+def repeated(function: Callable, *args) -> Callable[[int], None]:
+    """A contender that calls a compiled function with the same arguments."""
+
+    def run(count):
+        for _ in range(count):
+            result = function(*args)
+        jax.block_until_ready(result)
+
+    return run
+
+
+def ratio(theirs: list[float], ours: list[float]) -> float:
+    """How many times as fast ours is: the median over the turns."""
+    return statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
+
+
+def ratios(theirs: list[float], ours: list[float]) -> dict:
+    """`ratio` with the least and the greatest of a turn."""
+    each = [t / o for t, o in zip(theirs, ours, strict=True)]
+    return {"ratio": ratio(theirs, ours), "ratio_min": min(each), "ratio_max": max(each)}
+
+
+def spread(times: list[float], prefix: str = "") -> dict:
+    """Median, least and greatest of times in seconds."""
+    values = {"": statistics.median(times), "_min": min(times), "_max": max(times)}
+    return {f"{prefix}seconds{suffix}": value for suffix, value in values.items()}
+
+
+def matmul_peak(dtype: str, repeats: int = 5) -> float:
+    """The most floating-point operations a second of a product of two square matrices.
+
+    The sides double from 512 until one product takes 50 ms; the best sample counts.
+    """
+    best, side = 0.0, 512
+    while True:
+        x = jax.random.normal(jax.random.key(0), (side, side), dtype)
+        least = min(take_turns({"": repeated(jax.jit(jnp.matmul), x, x)}, repeats)[""])
+        best = max(best, 2 * side**3 / least)
+        if least > 0.05:
+            return best
+        side *= 2
+
+
+def median(contender: Callable[[int], None], repeats: int) -> float:
+    """Seconds of one call, timed alone."""
+    return statistics.median(take_turns({"": contender}, repeats)[""])

@@ -1,0 +1,131 @@
+"""The README's table of speeds: targets beside what the newest records reached.
+
+    python -m experiments.bench_table
+
+prints it as Markdown from experiments/results/bench/*.jsonl, which `python -m alexnet_jax.bench
+MODE … --record` appends to. A row takes the newest record of its configuration and overrides.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "bench"
+PAPER = {"batch_size": 64, "data.image_size": 227, "mesh.data": 1}
+NO_LRN = {**PAPER, "model.lrn": False}
+# Where something lies, or that there is one device, makes no other measurement.
+IGNORED = ("data.data_dir", "mesh.data")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What to show: of the newest record in `mode` of `config` with `overrides`."""
+
+    what: str
+    target: str
+    mode: str
+    config: str
+    reached: Callable[[dict], str]
+    overrides: dict = field(default_factory=dict)
+
+
+def _ratios(task: str) -> Callable[[dict], str]:
+    def show(record):
+        kinds = record["torch"][task]
+        return ", ".join(f"{each['ratio']:.2f}× {kind}" for kind, each in kinds.items())
+
+    return show
+
+
+def _share(record) -> str:
+    return f"{record['share_of_peak']:.2f}"
+
+
+def _against_loader(record) -> str:
+    torch = record["torch"]
+    return f"{torch['ratio']:.2f}×, {torch['pixel_difference']:.2f} grey levels"
+
+
+def _of_decoding(record) -> str:
+    return f"{100 * record['decoding']['ratio']:.0f}%"
+
+
+IMAGENET, DEFAULT = "configs/imagenet2012.py", "configs/default.py"
+SAMPLE = {
+    "data.name": "folder:../shared/data/imagenet_sample",
+    "data.train_split": "validation",
+}
+COPY = {
+    "data.name": "imagenet_sample_prepared_256",
+    "data.train_split": "validation",
+}
+ROWS = (
+    Row("the paper's net, train step", "≥ 1.0× stock", "step", IMAGENET, _ratios("step"), PAPER),
+    Row("the same without LRN", "0.9× sought", "step", IMAGENET, _ratios("step"), NO_LRN),
+    Row("forward, batch 1", "≥ 1.0×", "step", IMAGENET, _ratios("forward_1"), PAPER),
+    Row("forward, batch 64", "≥ 1.0×", "step", IMAGENET, _ratios("forward_64"), PAPER),
+    Row("`cifar_18pct`, train step", "≥ 1.0×", "step", "configs/cifar_18pct.py", _ratios("step")),
+    Row("`imagenette`, train step", "≥ 1.0×", "step", "configs/imagenette.py", _ratios("step")),
+    Row("share of the matmul peak", "0.7 sought", "step", IMAGENET, _share, PAPER),
+    Row(
+        "the loop over the slower of bare step and input",
+        "within 2%",
+        "train",
+        DEFAULT,
+        lambda record: f"{100 * record['overhead']:+.1f}%",
+    ),
+    Row(
+        "input from full-size JPEGs",
+        "≥ 1.0× a Pillow DataLoader, ≤ 2 grey levels",
+        "input",
+        IMAGENET,
+        _against_loader,
+        SAMPLE,
+    ),
+    Row("input from a prepared copy", "≥ 90% of decoding", "input", IMAGENET, _of_decoding, COPY),
+    Row(
+        "device backend on CIFAR-10, transfers between steps",
+        "none",
+        "input",
+        "configs/cifar10.py",
+        lambda record: str(record["transfers_between_steps"]),
+    ),
+    Row(
+        "compilation at the second start of the default job",
+        "< 1 s",
+        "step",
+        DEFAULT,
+        lambda record: f"{record['second_compile_seconds']:.2f} s",
+    ),
+)
+
+
+def _matches(record: dict, row: Row) -> bool:
+    def relevant(overrides):
+        return {name: value for name, value in overrides.items() if name not in IGNORED}
+
+    same = Path(record["config"]).name == Path(row.config).name
+    return same and relevant(record["overrides"]) == relevant(row.overrides)
+
+
+def table(results: Path = RESULTS) -> str:
+    """The table in Markdown."""
+    lines = ["| what | target | reached | on |", "| --- | --- | --- | --- |"]
+    for row in ROWS:
+        path = results / f"{row.mode}.jsonl"
+        texts = path.read_text().splitlines() if path.exists() else []
+        shown, device = "not measured", ""
+        for record in reversed([json.loads(text) for text in texts]):
+            if _matches(record, row):
+                try:
+                    shown, device = row.reached(record), record["device"]
+                except KeyError:  # A run without --against=torch.
+                    continue
+                break
+        lines.append(f"| {row.what} | {row.target} | {shown} | {device} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,75 @@
+"""Does the loader's memory stay flat? Reads training batches and records the process's memory.
+
+    python -m experiments.loader_memory --config=configs/default.py --config.data.backend=tfdata
+
+Each batch is waited for on the device and dropped; no net is trained. Prints resident memory now
+and then, and appends one line to experiments/results/loader_memory/results.jsonl: provenance, the
+data's fields, [step, resident MiB] of 100 instants, and the growth in the run's last nine tenths,
+as the first tenth fills caches and buffers.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from alexnet_jax import cli, data, metrics
+from alexnet_jax.assemble import data_spec
+from alexnet_jax.parallel import make_layout
+
+RESULTS = Path(__file__).parent / "results" / "loader_memory" / "results.jsonl"
+SAMPLES = 100
+
+_CONFIG = cli.define_config()
+_STEPS = flags.DEFINE_integer("steps", 10_000, "Batches to read.", lower_bound=SAMPLES)
+
+
+def resident_mib() -> float:
+    """This process's resident memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main(_) -> None:
+    """Reads, prints and records."""
+    config, steps = _CONFIG.value, _STEPS.value
+    provenance = metrics.provenance()
+    layout = make_layout("data", data=1, model=1, towers=1, batch_size=config.batch_size)
+    batches = data.train_batches(
+        data.open_data(data_spec(config)),
+        seed=config.seed,
+        batch_size=config.batch_size,
+        shardings=layout.batch_shardings(),
+    )
+    samples, start = [], time.monotonic()
+    for step in range(1, steps + 1):
+        jax.block_until_ready(next(batches))
+        if step % (steps // SAMPLES) == 0:
+            samples.append([step, round(resident_mib(), 1)])
+        if step % (steps // 10) == 0:
+            print(f"step {step}  {samples[-1][1]:,.1f} MiB")
+    seconds = time.monotonic() - start
+    warm = [mib for step, mib in samples if step > steps / 10]
+    growth = warm[-1] - warm[0]
+    print(f"{config.data.backend}: {growth:+.1f} MiB from step {steps // 10} to {steps}")
+    record = {
+        **provenance,
+        "data": config.data.to_dict(),
+        "batch_size": config.batch_size,
+        "steps": steps,
+        "images_per_second": steps * config.batch_size / seconds,
+        "growth_mib": round(growth, 1),
+        "largest_mib": max(mib for _, mib in samples),
+        "resident_mib": samples,
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(f"recorded in {RESULTS.relative_to(metrics.ROOT)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

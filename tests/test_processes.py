@@ -1,0 +1,100 @@
+"""Two real processes of four fake devices each, over loopback, train as one with eight."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests import tiny
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    return tiny.make_config(folder / "tiny.py", tiny.make_folder(folder / "photographs"))
+
+
+def command(config_file, workdir, *arguments):
+    return [
+        *(sys.executable, "-m", "alexnet_jax.main"),
+        *(f"--config={config_file}", f"--workdir={workdir}", f"--config.num_train_steps={STEPS}"),
+        "--config.mesh.data=-1",
+        *arguments,
+    ]
+
+
+def start(devices, *arguments):
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    return subprocess.Popen(
+        arguments,
+        cwd=tiny.ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_two(config_file, workdir, *arguments):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    whole = command(config_file, workdir, *arguments)
+    flags = (f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2")
+    processes = [start(4, *whole, *flags, f"--process_id={rank}") for rank in (0, 1)]
+    try:
+        return processes, [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def alone(config_file, tmp_path_factory):
+    """The same run in one process with eight devices."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    process = start(8, *command(config_file, workdir))
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return workdir
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--config.data.backend=tfdata",),
+        ("--config.mesh.layout=towers", "--config.mesh.model=2"),
+    ],
+)
+def test_two_processes_train_as_one(config_file, alone, tmp_path, arguments):
+    processes, outputs = run_two(config_file, tmp_path / "run", *arguments)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    lines, expected = tiny.lines(tmp_path / "run"), tiny.lines(alone)
+    keys = [(line["step"], line["split"]) for line in lines]
+    assert keys == [(line["step"], line["split"]) for line in expected]  # written once
+    for line, other in zip(lines, expected, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    assert "work directory" in outputs[0][0]
+    assert "work directory" not in outputs[1][0]
+
+    # One process goes on from the checkpoint of the two.
+    resumed = start(
+        1, *command(config_file, tmp_path / "run", f"--config.num_train_steps={STEPS + 1}")
+    )
+    printed, errors = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, errors
+    assert f"goes on from step {STEPS}" in printed
+
+
+def test_a_missing_flag_is_named(config_file, tmp_path):
+    process = start(1, *command(config_file, tmp_path / "run", "--process_id=0"))
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "--coordinator_address and --num_processes missing" in errors
