@@ -112,8 +112,15 @@ def test_the_checksum_of_each_record_is_verified(tmp_path):
         ),
         split_datasets={
             split: [
-                {"image": np.random.default_rng([i, n]).integers(0, 256, (8, 8, 3), np.uint8)}
-                | {"label": i % 2}
+                (
+                    i,
+                    {
+                        "image": np.random.default_rng([i, n]).integers(
+                            0, 256, (8, 8, 3), np.uint8
+                        ),
+                        "label": i % 2,
+                    },
+                )
                 for i in range(n)
             ]
             for split, n in (("train", 5), ("test", 3))
