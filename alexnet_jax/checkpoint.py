@@ -296,7 +296,11 @@ def verify(checkpoints: Checkpoints, log: Log) -> int | None:
     if verdict != _NO_CHECKPOINT:
         for step in _steps(checkpoints.directory):
             _refuse_later_format(checkpoints.directory / str(step))
-    checkpoints.manager.reload()
+    try:
+        checkpoints.manager.reload()  # reads the errors
+    except Exception as error:  # of files that are whole, yet not Orbax's own
+        reason = f"cannot read the checkpoints in {checkpoints.directory}: {_reason(error)}"
+        raise UserError(reason) from error
     checkpoints.verified = True
     return None if verdict == _NO_CHECKPOINT else verdict
 

@@ -79,6 +79,10 @@ def _initialize(*explicit, **options) -> None:
             "Open MPI or another that JAX knows, or give --coordinator_address, "
             "--num_processes and --process_id"
         ) from None
+    if jax.default_backend() == "cpu":
+        # Only process 0 may keep compiled programs. It would be first in the next run, and gloo
+        # gives the others, which compile, no more than 30 seconds to follow.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _check_explicit(address: str, count: int, rank: int) -> None:

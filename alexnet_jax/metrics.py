@@ -162,7 +162,7 @@ def _kept_lines(path: Path, resume_step: int) -> list[dict]:
 def _parsed(text: bytes):
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

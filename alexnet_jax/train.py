@@ -115,10 +115,6 @@ def _loop(
             step += 1
             dispatched.append((step, batch, sums))
             wait(ahead=STEPS_AHEAD)
-            # Read once: a signal may come at any instant. Several processes, of which it may have
-            # reached only one, agree where they wait for each other anyway.
-            if jax.process_count() == 1 or due(config.log_every_steps):
-                stopping = distributed.any_process(bool(stop))
 
             if due(config.log_every_steps):
                 wait(ahead=0)
@@ -130,6 +126,10 @@ def _loop(
                 with _save_errors(config):
                     writer.write(step, step / per_epoch, "train", values)
                 state = state.replace(since_log=run.zero_sums())
+            # Read once: a signal may come at any instant. Several processes, of which it may have
+            # reached only one, agree where they wait for each other anyway.
+            if jax.process_count() == 1 or due(config.log_every_steps):
+                stopping = distributed.any_process(bool(stop))
             if due(config.eval_every_steps):
                 wait(ahead=0)
                 with progress.paused():

@@ -201,7 +201,7 @@ def test_without_crop_and_flip_training_sees_the_centre(root, backend):
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 16])
 @pytest.mark.parametrize("count", [1, 10])
 def test_evaluation_sees_every_example_once(root, backend, batch_size, count):
-    source = open_source(f"folder:{root}", None, "test")
+    source = open_source(f"folder:{root}", None, "test", class_names=CLASSES)
     batches = evaluate(root, backend=backend, batch_size=batch_size, count=count)
     assert len(batches) == -(-TEST // batch_size)
     seen = Counter()

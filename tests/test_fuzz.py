@@ -28,7 +28,7 @@ from alexnet_jax.train import train
 from tests import tiny
 from tests.test_checkpoint import reseal
 
-FLAGS_TRIED, RECORDS_TRIED = 80, 200
+FLAGS_TRIED, FLAGS_TRIED_SLOWLY, RECORDS_TRIED = 40, 400, 200
 
 
 def fuzz(cases):
@@ -117,7 +117,19 @@ def draw_overrides(drawn, fields):
 
 @fuzz(FLAGS_TRIED)
 @given(drawn=st.data())
-def test_any_override_works_or_gets_one_line(config_file, tmp_path_factory, drawn):
+def test_any_override_works_or_gets_one_line(config_file, drawn):
+    check_overrides(config_file, drawn)
+
+
+@pytest.mark.slow
+@fuzz(FLAGS_TRIED_SLOWLY)
+@given(drawn=st.data())
+def test_many_overrides_work_or_get_one_line(config_file, drawn):
+    check_overrides(config_file, drawn)
+
+
+def check_overrides(config_file, drawn):
+    """Parses and assembles some overrides, loads a batch and traces a step."""
     overrides = draw_overrides(drawn, flatten(load_config(config_file)))
     before = contents(config_file.parent)
     with one_line():
