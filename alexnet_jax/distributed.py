@@ -8,6 +8,7 @@ fails leaves at once, which ends the others.
 
 import contextlib
 import hashlib
+import json
 import os
 import socket
 import sys
@@ -120,6 +121,19 @@ def any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
+def union(own: dict[int, str]) -> dict[int, str]:
+    """The entries of the dicts of all processes, which all call this at the same point."""
+    if jax.process_count() == 1:
+        return own
+    text = np.frombuffer(json.dumps(own).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(len(text)))
+    texts = multihost_utils.process_allgather(np.pad(text, (0, lengths.max() - len(text))))
+    merged = {}
+    for text, length in zip(texts, lengths, strict=True):
+        merged |= json.loads(text[:length].tobytes())
+    return {int(key): value for key, value in merged.items()}
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from alexnet_jax import checkpoint, cli, console, data, metrics
+from alexnet_jax import checkpoint, cli, console, data, distributed, metrics
 from alexnet_jax.assemble import Run, assemble
 from alexnet_jax.config import read_config
 from alexnet_jax.step import classification_sums
@@ -57,6 +57,7 @@ def evaluate_together(
         ]
         for part, log_probs in zip(parts, [*predicted, _average(predicted)], strict=True):
             part.append(_score(log_probs, batches[0]["labels"], batches[0]["mask"]))
+    skipped.update(distributed.union(skipped))  # each process knows those that it has read
     num_examples = data.num_examples(runs[0].data, split) - len(skipped)
     results = []
     for part in parts:

@@ -135,8 +135,9 @@ def test_exif_orientation_is_honoured(orientation, kind):
     np.testing.assert_array_equal(decode.square(data, 64), np.asarray(upright))
 
 
-def test_broken_exif_does_no_harm():
-    data = encode(halves(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\xff" + b"\xff" * 20)
+@pytest.mark.parametrize("exif", [b"MM\0*\0\0\0\xff" + b"\xff" * 20, b"no header", b"MM\0*"])
+def test_broken_exif_does_no_harm(exif):
+    data = encode(halves(), "JPEG", exif=b"Exif\0\0" + exif)
     assert decode.square(data, 16).shape == (16, 16, 3)
 
 
