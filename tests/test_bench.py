@@ -181,6 +181,7 @@ def _tiny_fields(config_file):
     return {name: value for name, value in given.items() if name not in ("name", "num_classes")}
 
 
+@pytest.mark.slow
 def test_layers_names_each_operation(config_file, tmp_path):
     result, _ = run("layers", config_file, tmp_path)
     layers = {layer["layer"]: layer for layer in result["layers"]}
@@ -211,6 +212,7 @@ def test_train(config_file, tmp_path):
     assert "the loop takes" in text
 
 
+@pytest.mark.slow
 def test_comms(config_file, tmp_path):
     result, _ = run("comms", config_file, tmp_path)
     by_mesh = {(e["layout"], e["data"], e["model"]): e for e in result["layouts"]}
