@@ -458,6 +458,40 @@ raise SystemExit(7)
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("end", ["raise UserError('gone')", "signal.raise_signal(signal.SIGINT)"])
+def test_no_thread_reads_on_after_a_stream_has_failed(root, end):
+    """While the interpreter ends it could not, and the program would wait for it for ever."""
+    source = f"""
+import gc, signal, time
+from alexnet_jax.data import host, sources
+from alexnet_jax.errors import UserError
+
+gc.disable()
+source = sources.open_source("folder:{root}", None, "train")
+reading, read = set(), host._read
+
+def slow(source, example, *rest):
+    reading.add(example)
+    try:
+        if example == 3:
+            {end}
+        time.sleep(0.3)
+        return read(source, example, *rest)
+    finally:
+        reading.discard(example)
+
+host._read = slow
+try:
+    for _ in host.squares(source, resize_size=16, chunk=4):
+        pass
+except (UserError, KeyboardInterrupt) as error:
+    kept = error
+    print("failed while reading", reading or "nothing")
+"""
+    done = program(source)
+    assert done.stdout.strip() == "failed while reading nothing", done.stderr
+
+
 def test_importing_data_imports_no_tensorflow():
     source = "import sys, alexnet_jax.data; assert 'tensorflow' not in sys.modules"
     assert program(source).returncode == 0

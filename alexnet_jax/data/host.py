@@ -10,6 +10,7 @@ import functools
 import math
 import os
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -230,9 +231,8 @@ def _filled_batches(
         rows = slice(part * size, (part + 1) * size)
         try:
             fill({key: array[rows] for key, array in batches[step].items()}, step, rows.start)
-        except Exception as error:
+        except Exception as error:  # Raised below, in the stream's order.
             failures[int(position)] = error
-            raise
         return position
 
     options = tf.data.Options()
@@ -249,14 +249,20 @@ def _filled_batches(
         .prefetch(_AHEAD)
         .with_options(options)
     )
+    iterator = stream.as_numpy_iterator()
     try:
-        for positions in stream.as_numpy_iterator():
+        for positions in iterator:
+            for position in positions.tolist():
+                if position in failures:
+                    raise failures[position]
             yield batches.pop(int(positions[0]) // parts)
-    except tf.errors.OpError:
-        if not failures:
-            raise
-        # The first in the stream's order, whichever thread was first in time.
-        raise failures[min(failures)] from None
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # An interrupted call refers to `iterator`.
+        raise
+    finally:
+        # With the last reference to it goes the stream, once its threads are done. Not later: while
+        # the interpreter ends they cannot run, and the program would wait for them for ever.
+        del iterator
 
 
 def _tensorflow() -> Any:
