@@ -9,10 +9,13 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from alexnet_jax import data, models, optim
+from alexnet_jax.config import flatten
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.parallel import Layout, make_layout
 from alexnet_jax.preprocess import COLOUR_NOISES, MEANS, make_preprocess
 from alexnet_jax.step import TrainState, init_state, make_predict, make_train_step, zero_sums
+
+LARGEST = 2**31 - 1  # whole number of the compiled steps, which count in int32
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ def assemble(config: ConfigDict, dataset: data.Data | None = None) -> Run:
     # The schedule is that of the whole run, also where num_train_steps ends it early.
     whole = dict(steps_per_epoch=steps_per_epoch, total_steps=config.num_epochs * steps_per_epoch)
     total_steps = config.num_train_steps or whole["total_steps"]
+    if max(total_steps, whole["total_steps"]) > LARGEST:
+        raise UserError(f"num_epochs={config.num_epochs}: a run has at most {LARGEST} steps")
     spec = optim.OptimSpec(**config.optim)
     layers = jax.eval_shape(
         lambda: init_state(model, optax.identity(), 0, config.data.image_size).params
@@ -110,7 +115,9 @@ def assemble(config: ConfigDict, dataset: data.Data | None = None) -> Run:
         scale=config.data.scale,
         colour_noise=config.data.colour_noise,
         colour_noise_std=config.data.colour_noise_std,
-        noise_until_step=total_steps if until is None else round(until * steps_per_epoch),
+        noise_until_step=total_steps
+        if until is None
+        else round(min(until, config.num_epochs) * steps_per_epoch),
     )
     train_step = make_train_step(model, tx, layout, preprocess)
     predict = make_predict(model, layout, preprocess)
@@ -159,12 +166,19 @@ def resolve(config: ConfigDict, model: nn.Module) -> ConfigDict:
 
 
 def _check(config: ConfigDict) -> None:
+    for name, value in flatten(config).items():
+        sizes = isinstance(value, int) or (name == "model.width" and value is not None)
+        if sizes and abs(value) > LARGEST:
+            raise UserError(f"{name}={value}: must be at most {LARGEST}")
     for name in ("batch_size", "num_epochs", "log_every_steps", "keep_checkpoints"):
         if config[name] < 1:
             raise UserError(f"{name}={config[name]}: must be at least 1")
     for name in ("num_train_steps", "eval_every_steps", "checkpoint_every_steps", "seed"):
         if config[name] < 0:
             raise UserError(f"{name}={config[name]}: must not be negative")
+    until = config.data.colour_noise_until_epoch
+    if until is not None and not until >= 0:
+        raise UserError(f"data.colour_noise_until_epoch={until}: must not be negative")
     choose(config.on_nonfinite, ("stop", "skip"), "on_nonfinite")
     choose(config.on_save_error, ("stop", "continue"), "on_save_error")
     choose(config.data.mean, MEANS, "data.mean")

@@ -7,6 +7,7 @@ fails leaves at once, which ends the others.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -31,17 +32,17 @@ SHARED_SECONDS = 60  # how long a network file system may hide a new file
 _EXPLICIT = ("coordinator_address", "num_processes", "process_id")
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags that `start` reads."""
-    flags.DEFINE_string("coordinator_address", None, "HOST:PORT where process 0 listens.")
-    flags.DEFINE_integer("num_processes", None, "How many processes train together.")
-    flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
-    flags.DEFINE_bool(
-        "distributed", False, "Join the processes that SLURM, Open MPI or the like has started."
-    )
+    define_integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT where process 0 listens.", values)
+    define_integer("num_processes", None, "How many processes train together.")
+    define_integer("process_id", None, "Which of them this one is, from 0.")
+    cluster = "Join the processes that SLURM, Open MPI or the like has started."
+    flags.DEFINE_bool("distributed", False, cluster, values)
 
 
-def start() -> None:
+def start(values: flags.FlagValues = flags.FLAGS) -> None:
     """Joins this process to those that the flags tell of; without any it stays alone.
 
     Call it before anything touches a device. With the three explicit flags a process takes all the
@@ -50,7 +51,6 @@ def start() -> None:
     Raises:
         UserError: a flag is missing or wrong, there is no cluster, or process 0 cannot be reached.
     """
-    values = flags.FLAGS
     missing = [f"--{name}" for name in _EXPLICIT if values[name].value is None]
     if values.distributed and len(missing) < len(_EXPLICIT):
         raise UserError("give either --distributed or --coordinator_address and its two companions")
@@ -111,7 +111,8 @@ def _check_explicit(address: str, count: int, rank: int) -> None:
                     raise
                 time.sleep(0.2)
     except OSError as error:
-        reason = error.strerror or error
+        known = (error.errno or 0) > 0  # a failed look-up of a name has codes of its own
+        reason = os.strerror(error.errno) if known else error.strerror or error
         where = "cannot listen" if rank == 0 else "process 0 cannot be reached"
         raise UserError(f"--coordinator_address={address}: {where} there ({reason})") from None
 
@@ -188,8 +189,8 @@ def check_alike(what: str, workdir: Path, sign: str) -> None:
 def leave(status: int) -> None:
     """Ends this process after an error, without waiting for others that may never come.
 
-    The others end when they miss it: at once where it was process 0, or where gloo connects them
-    (CPUs), else after JAX's 100 seconds without a sign of life.
+    JAX ends the others when they miss it: at once where it was process 0, else within the 100
+    seconds that it waits for a sign of life.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()

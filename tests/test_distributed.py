@@ -1,0 +1,230 @@
+"""What several processes agree on, and how they end: see test_processes.py for what they train."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from absl import flags
+
+from alexnet_jax import checkpoint, distributed, lock
+from alexnet_jax.errors import UserError
+from tests import tiny
+
+XLA_FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+SECONDS = 300  # a pair needs some thirty on two free cores
+
+# Runs the command, and writes which examples of which split it read; the second process of the two
+# fails at its read number FAIL_AT.
+WATCHED = """
+import atexit, json, os, runpy, sys
+from alexnet_jax.data import host
+from alexnet_jax.errors import UserError
+
+read, reads, rank = host._read, [], sys.argv.pop()
+
+def watched(source, example, *rest):
+    reads.append((source.split, example))
+    if rank == "1" and len(reads) == int(os.environ.get("FAIL_AT", 0)):
+        raise UserError("a disk is gone")
+    return read(source, example, *rest)
+
+host._read = watched
+path = os.path.join(os.environ["READS"], rank)
+atexit.register(lambda: open(path, "w").write(json.dumps(reads)))
+runpy.run_module("alexnet_jax.main", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return tiny.make_config(folder / "tiny.py", tiny.make_folder(folder / "photographs"))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start_pair(config_file, workdir, *arguments, second=(), watch=None):
+    """Two processes of four devices; the second has the arguments `second` besides.
+
+    `watch`: the environment of WATCHED, to run that.
+    """
+    port = free_port()
+
+    def start(rank):
+        flags = [
+            *(f"--config={config_file}", f"--workdir={workdir}", "--config.mesh.data=-1"),
+            *(f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"),
+            *(f"--process_id={rank}", *arguments, *(second if rank else ())),
+        ]
+        program = (
+            ["-c", WATCHED, *flags, str(rank)] if watch else ["-m", "alexnet_jax.main", *flags]
+        )
+        env = os.environ | {"XLA_FLAGS": XLA_FLAGS, "PYTHONPATH": str(tiny.ROOT)} | (watch or {})
+        return subprocess.Popen(
+            [sys.executable, *program],
+            cwd=tiny.ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return [start(rank) for rank in (0, 1)]
+
+
+def ended(processes) -> list[str]:
+    """What each wrote; none is left running."""
+    try:
+        return [process.communicate(timeout=SECONDS)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_each_process_reads_its_share(config_file, tmp_path):
+    """36 test images in batches of 16: rows 0 to 7 are the first process', 8 to 15 the second's."""
+    processes = start_pair(
+        config_file,
+        tmp_path / "run",
+        "--config.data.backend=tfdata",
+        "--config.num_train_steps=5",
+        watch={"READS": str(tmp_path)},
+    )
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    for rank in (0, 1):
+        read = json.loads((tmp_path / str(rank)).read_text())
+        tested = sorted(example for split, example in read if split == "test")
+        assert tested == [example for example in range(36) if example % 16 // 8 == rank]
+    assert len(list((tmp_path / "run").glob("events.out.tfevents*"))) == 1
+
+
+@pytest.mark.slow
+def test_bad_images_are_counted_over_all(config_file, tmp_path):
+    """One unreadable test image in the share of each: neither process alone meets both."""
+    folder = tiny.make_folder(tmp_path / "photographs")
+    names = sorted(folder.glob("test/*/*.png"))
+    for index in (1, 9):
+        names[index].write_bytes(b"no image")
+    config = tiny.make_config(tmp_path / "tiny.py", folder)
+    arguments = "--config.data.backend=tfdata", "--config.data.bad_images=skip"
+    processes = start_pair(config, tmp_path / "run", *arguments, "--config.num_train_steps=2")
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["final"]["count"] == 34
+    assert result["bad_images"]["test"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_process_stops_all(config_file, tmp_path, rank):
+    workdir = tmp_path / "run"
+    processes = start_pair(config_file, workdir, "--config.num_epochs=100000")
+    records, deadline = workdir / "metrics.jsonl", time.monotonic() + SECONDS
+    while not (records.exists() and records.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    processes[rank].send_signal(signal.SIGTERM)
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [75, 75], outputs
+    step = checkpoint.steps(workdir)[-1]
+    assert step % 2 == 0  # they agree at logged steps
+    assert f"at step {step} of 500000" in outputs[0]
+
+
+@pytest.mark.slow
+def test_a_lock_that_the_first_process_meets_ends_all(config_file, tmp_path):
+    workdir = tmp_path / "run"
+    with lock.acquire(workdir):
+        processes = start_pair(config_file, workdir)
+        outputs = ended(processes)
+    assert [process.returncode for process in processes] == [1, 1], outputs
+    assert f"error: another run is using {workdir}: process {os.getpid()}" in outputs[0]
+    assert "error: process 0 could not start; its own line says why" in outputs[1]
+    assert "Traceback" not in "".join(outputs)
+
+
+@pytest.mark.slow
+def test_processes_that_were_started_for_different_runs(config_file, tmp_path):
+    processes = start_pair(config_file, tmp_path / "run", second=["--config.batch_size=8"])
+    outputs = ended(processes)
+    assert [process.returncode for process in processes] == [1, 1], outputs
+    assert "error: process 1 could not start; its own line says why" in outputs[0]
+    assert "error: process 1 has another configuration or data set than process 0" in outputs[1]
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_later_ends_all(config_file, tmp_path):
+    processes = start_pair(
+        config_file,
+        tmp_path / "run",
+        "--config.data.backend=tfdata",
+        "--config.num_epochs=100000",
+        watch={"READS": str(tmp_path), "FAIL_AT": "250"},
+    )
+    outputs = ended(processes)
+    assert processes[1].returncode == 1
+    assert "error: a disk is gone" in outputs[1]
+    assert processes[0].returncode != 0
+
+
+def start_with(*arguments):
+    values = flags.FlagValues()
+    distributed.define_flags(values)
+    values(["program", *arguments])
+    distributed.start(values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--num_processes=2"], "--coordinator_address and --process_id missing"),
+        (["--coordinator_address=h:1", "--num_processes=2", "--process_id=2"], "--process_id=2: "),
+        (["--coordinator_address=h", "--num_processes=2", "--process_id=0"], "write HOST:PORT"),
+        (["--coordinator_address=h:x", "--num_processes=2", "--process_id=0"], "write HOST:PORT"),
+        (["--distributed"], "finds no cluster's launcher here"),
+        (["--distributed", "--process_id=0"], "either --distributed or"),
+    ],
+)
+def test_mistakes_in_the_flags(arguments, line):
+    with pytest.raises(UserError, match=line):
+        start_with(*arguments)
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("", 0)) as server:
+        address = f"--coordinator_address=127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"cannot listen there \(Address already in use\)"):
+            start_with(address, "--num_processes=2", "--process_id=0")
+
+
+def test_a_coordinator_that_cannot_be_reached(monkeypatch):
+    monkeypatch.setattr(distributed, "START_SECONDS", 0.1)
+    rest = "--num_processes=2", "--process_id=1"
+    with pytest.raises(UserError, match=r"process 0 cannot be reached there \(Connection refused"):
+        start_with(f"--coordinator_address=127.0.0.1:{free_port()}", *rest)
+    with pytest.raises(UserError, match=r"nowhere\.invalid:80: process 0 cannot be reached"):
+        start_with("--coordinator_address=nowhere.invalid:80", *rest)
+
+
+def test_a_coordinator_that_comes_late(monkeypatch):
+    port, opened = free_port(), []
+
+    def sleep(_):
+        opened.append(socket.create_server(("127.0.0.1", port)))
+
+    monkeypatch.setattr(distributed.time, "sleep", sleep)
+    distributed._check_explicit(f"127.0.0.1:{port}", 2, 1)
+    assert len(opened) == 1
+    opened[0].close()
