@@ -17,7 +17,9 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
@@ -49,10 +51,17 @@ def layer_rows(model: nn.Module, input_shape: Sequence[int]) -> list[tuple[str, 
     return [(name, shapes.get(name, ()), _count(params.get(name, {}))) for name in names]
 
 
-def layer_table(model: nn.Module, input_shape: Sequence[int], *, enabled: bool = True) -> None:
+def layer_table(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    extra: Sequence[tuple[str, Mapping[str, str]]] = (),
+    enabled: bool = True,
+) -> None:
     """Prints the layers of `model` with output shapes, parameter counts and their total.
 
-    See `layer_rows` for what `model` and `input_shape` must be.
+    See `layer_rows` for what `model` and `input_shape` must be. `extra` are more columns: their
+    titles, and their texts by the layer's name; that of "total" stands under the line.
     """
     if not enabled:
         return
@@ -61,8 +70,11 @@ def layer_table(model: nn.Module, input_shape: Sequence[int], *, enabled: bool =
     table.add_column("layer", "total")
     table.add_column("output", justify="right")
     table.add_column("parameters", f"{sum(count for *_, count in rows):,}", justify="right")
+    for title, texts in extra:
+        table.add_column(title, texts.get("total", ""), justify="right")
     for name, shape, count in rows:
-        table.add_row(name, " x ".join(map(str, shape)), f"{count:,}" if count else "")
+        more = [texts.get(name, "") for _, texts in extra]
+        table.add_row(name, " x ".join(map(str, shape)), f"{count:,}" if count else "", *more)
     _console().print(table)
 
 
@@ -168,7 +180,7 @@ class Progress:
             return "? left"
         remaining = (self._num_steps - self._last[0]) * self._batch_size
         trained = self._last[1] - self._start
-        return f"{_duration(remaining / rate * (now - self._start) / trained)} left"
+        return f"{duration(remaining / rate * (now - self._start) / trained)} left"
 
 
 @contextlib.contextmanager
@@ -207,6 +219,19 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     _console().print(shown)
 
 
+def bars(title: str, rows: Sequence[tuple[str, float]]) -> None:
+    """Prints named shares of one, each with a bar as long as it is large."""
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column(max_width=40)
+    shown.add_column(justify="right")
+    shown.add_column()
+    for name, share in rows:
+        bar = ProgressBar(total=1, completed=share, width=30)
+        shown.add_row(Text(f"  {name}"), f"{share:.1%}", bar)
+    say(title)
+    _console().print(shown)
+
+
 def _console() -> Console:
     terminal = sys.stdout.isatty()
     # Said outright, as rich would also write escape codes to a pipe where FORCE_COLOR is set.
@@ -228,7 +253,8 @@ def _measures(split: str, values: Mapping[str, float]) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as '1:05', '2:03:04' or '1d 2:03:04'."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

@@ -13,6 +13,10 @@ from alexnet_jax.errors import UserError
 NAME = "lock"
 
 
+class Held(UserError):
+    """Another process holds the lock."""
+
+
 @dataclasses.dataclass
 class Lock:
     """A held lock: a context manager, or call `release`."""
@@ -42,8 +46,8 @@ def acquire(workdir: str | os.PathLike) -> Lock:
     run of several processes, the first takes it for all.
 
     Raises:
-      UserError: another process holds it (its process id and host are named), or `workdir` can't
-        be written.
+      Held: another process holds it; its process id and host are named.
+      UserError: `workdir` can't be written.
     """
     path = Path(workdir) / NAME
     try:
@@ -58,7 +62,7 @@ def acquire(workdir: str | os.PathLike) -> Lock:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise UserError(
+        raise Held(
             f"another run is using {workdir}: {_holder(path)}; wait for it to end, or choose "
             "another --workdir"
         ) from error

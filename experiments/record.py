@@ -3,23 +3,24 @@
     python -m experiments.record --workdir=runs/imagenette --name=imagenette
 
 The line holds result.json (errors, seed, command, commit, hardware, versions, date), the resolved
-configuration, the wall time of the whole run and the whole error curve.
+configuration and the whole error curve.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax import cli
+from alexnet_jax import cli, metrics
 from alexnet_jax.config import read_config
 from alexnet_jax.errors import UserError
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def record(workdir: Path, name: str) -> Path:
-    """Appends the run in `workdir` to the records called `name`; returns their file.
+def read_run(workdir: Path) -> tuple[dict, list[dict]]:
+    """What result.json and metrics.jsonl of a finished run hold.
 
     Raises:
         UserError: the run has not ended.
@@ -28,14 +29,40 @@ def record(workdir: Path, name: str) -> Path:
         result = json.loads((workdir / "result.json").read_text())
     except FileNotFoundError:
         raise UserError(f"the run in '{workdir}' has not ended: it has no result.json") from None
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return result, _lines(workdir / "metrics.jsonl")
+
+
+def read_records(name: str) -> list[dict]:
+    """The lines of experiments/results/NAME/runs.jsonl; none where there is no such file."""
+    path = RESULTS / name / "runs.jsonl"
+    return _lines(path) if path.exists() else []
+
+
+def write_records(name: str, lines: Sequence[dict]) -> None:
+    """Writes the records called `name` anew; a kill leaves the old file or the new."""
+    path = RESULTS / name / "runs.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metrics.replace_file(path, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+
+
+def record(workdir: Path, name: str) -> Path:
+    """Appends the run in `workdir` to the records called `name`; returns their file.
+
+    Raises:
+        UserError: the run has not ended.
+    """
+    result, curve = read_run(workdir)
     result["config"] = read_config(workdir).to_dict()
-    result["curve"] = lines
+    result["curve"] = curve
     path = RESULTS / name / "runs.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(result) + "\n")
     return path
+
+
+def _lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def main(_):

@@ -1,0 +1,49 @@
+"""The bench on which the paper's claims are tried: a small AlexNet on Imagenette at 32 pixels.
+
+    python -m alexnet_jax.main --config=configs/bench_imagenette.py
+
+A run takes about a minute of one CPU core: a hundred of them, with seeds, are an hour of two. See
+experiments/sweeps/ for the variants and experiments/ledger.md for what came out.
+"""
+
+from configs import base
+
+STEPS_PER_EPOCH = 147  # of 9,469 images in batches of 64
+
+
+def get_config():
+    """A quarter of the paper's maps in two towers: 16, 8 and 4 pixels, then 2x2 maps into fc6."""
+    config = base.get_config()
+    config.batch_size = 64
+    config.num_epochs = 15
+    config.log_every_steps = STEPS_PER_EPOCH // 3
+    config.eval_every_steps = 3 * STEPS_PER_EPOCH
+    # Only the end is kept: a save each epoch would cost a tenth of the run.
+    config.checkpoint_every_steps = 1000 * STEPS_PER_EPOCH
+    config.keep_checkpoints = 1
+
+    config.data.name = "imagenette/160px-v2"
+    config.data.image_size = 32
+    config.data.backend = "device"
+    config.data.colour_noise = "none"
+    # Inputs of about unit size and He's initial scale: see configs/default.py.
+    config.data.scale = 1 / 64
+    config.model.kernel_init = "he"
+    config.model.bias_one = 0.1
+
+    config.model.width = 0.25
+    config.model.hidden_units = 256
+    config.model.conv1_kernel = 5
+    config.model.conv1_stride = 2
+    config.model.conv1_padding = (2, 2)
+    # With it, 2x2 and 3x3 windows give maps of one size, as at the paper's 224 pixels.
+    config.model.pool_overhang = True
+    # The paper's 1e-4 is for grey levels. On pixels divided by 64 it would all but switch the
+    # normalisation off; this is the same formula for them.
+    config.model.lrn_alpha = 1e-4 * 64**2
+
+    config.optim.learning_rate = 0.02
+    config.optim.schedule = "epochs"
+    config.optim.drop_epochs = (10, 13)
+    config.mesh.data = 1
+    return config

@@ -1,0 +1,155 @@
+"""Numbers of a run, their spread over seeds, and differences between variants with intervals."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from scipy import stats
+
+from alexnet_jax.errors import choose
+
+CONFIDENCE = 0.95
+TARGET = 25.0  # training error in percent of Figure 1
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of a run.
+
+    Attributes:
+        title: its name in a table, with the unit.
+        of: the number in a record; None where the run has none.
+        digits: after the point.
+        ratio: whether variants are compared by their quotient instead of their difference.
+    """
+
+    title: str
+    of: Callable[[dict], float | None]
+    digits: int = 2
+    ratio: bool = False
+
+
+def _final(name: str) -> Callable[[dict], float]:
+    return lambda line: line["final"][name]
+
+
+def _trained(name: str) -> Callable[[dict], float | None]:
+    """The mean of a training number over the last epoch, as the steps saw it."""
+
+    def of(line):
+        train = line["curve"]["train"]
+        last = train["epoch"][-1]
+        pairs = zip(train["epoch"], train[name], strict=True)
+        return statistics.fmean(value for epoch, value in pairs if epoch > last - 1)
+
+    return of
+
+
+def _epochs_to_target(line: dict) -> float | None:
+    train = line["curve"]["train"]
+    pairs = zip(train["epoch"], train["top1_error"], strict=True)
+    return next((epoch for epoch, error in pairs if error <= TARGET), None)
+
+
+def evaluated(line: dict) -> dict[str, list]:
+    """The columns of a record's curve on the evaluation split."""
+    return next(columns for split, columns in line["curve"].items() if split != "train")
+
+
+def _best_epoch(line: dict) -> float:
+    columns = evaluated(line)
+    return columns["epoch"][columns["loss"].index(min(columns["loss"]))]
+
+
+def _rise(line: dict) -> float:
+    losses = evaluated(line)["loss"]
+    return losses[-1] - min(losses)
+
+
+MEASURES = {
+    "top1_error": Measure("top-1 error, %", _final("top1_error")),
+    "top5_error": Measure("top-5 error, %", _final("top5_error")),
+    "loss": Measure("loss", _final("loss"), digits=3),
+    "train_top1_error": Measure("training error, %", _trained("top1_error")),
+    "train_loss": Measure("training loss", _trained("loss"), digits=3),
+    "rise": Measure("rise of the loss after its lowest", _rise, digits=3),
+    "best_epoch": Measure("epoch of the lowest loss", _best_epoch, digits=1, ratio=True),
+    "epochs_to_25": Measure("epochs to 25% training error", _epochs_to_target, ratio=True),
+    # Of analyses, whose records hold them: see experiments/analyse.py.
+    "colour_gap": Measure("towers' difference in colour energy, points", lambda line: None),
+    "precision_at_5": Measure("nearest 5 of its class, %", lambda line: None),
+}
+
+
+def value(line: dict, measure: str) -> float | None:
+    """The measure of one record; None where it has none."""
+    choose(measure, MEASURES, "measure")
+    if measure in line.get("measures", {}):
+        return line["measures"][measure]
+    return MEASURES[measure].of(line)
+
+
+def by_seed(lines: Sequence[dict], variant: str, measure: str) -> dict[int, float | None]:
+    """{seed: the measure} of the records of a variant."""
+    chosen = [line for line in lines if line["variant"] == variant]
+    return {line["seed"]: value(line, measure) for line in chosen}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean difference, or geometric mean quotient, over `n` pairs, and its 95% interval.
+
+    `low` and `high` are None with fewer than two pairs.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    ratio: bool = False
+
+    @property
+    def neutral(self) -> float:
+        """What stands for no difference."""
+        return 1.0 if self.ratio else 0.0
+
+    @property
+    def visible(self) -> bool:
+        """Whether the interval leaves no difference out."""
+        return self.low is not None and not self.low <= self.neutral <= self.high
+
+
+def paired(a: dict[int, float | None], b: dict[int, float | None], *, ratio=False):
+    """`a` minus `b`, or `a` over `b`, of the seeds that both have: an Interval by Student's t.
+
+    None where there is no such seed, or a value is missing.
+    """
+    seeds = sorted(a.keys() & b.keys())
+    if not seeds or any(values[seed] is None for values in (a, b) for seed in seeds):
+        return None
+    turn = math.log if ratio else float
+    back = math.exp if ratio else float
+    differences = [turn(a[seed]) - turn(b[seed]) for seed in seeds]
+    mean, n = statistics.fmean(differences), len(seeds)
+    if n < 2:
+        return Interval(back(mean), None, None, n, ratio)
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+    half = quantile * statistics.stdev(differences) / math.sqrt(n)
+    return Interval(back(mean), back(mean - half), back(mean + half), n, ratio)
+
+
+def verdict(interval: Interval | None, paper: float | str | None) -> str:
+    """Whether what was found agrees with what the paper says of the difference.
+
+    `paper` is its difference or quotient, or "higher" or "lower". Only the direction is judged: at
+    another scale the size may well be another.
+    """
+    if interval is None or interval.low is None:
+        return "not decided"
+    if not interval.visible:
+        return "not visible at this scale"
+    if paper is None:
+        return "visible"
+    higher = paper == "higher" if isinstance(paper, str) else paper > interval.neutral
+    return "agrees" if higher == (interval.mean > interval.neutral) else "contradicts"
