@@ -180,33 +180,74 @@ def test_pool_sizes():
     assert ops.conv_size(7, 11, 4, (0, 3)) < 1
 
 
-FIRST_CONVS = [
-    (67, 11, 4, (0, 3)),
-    (71, 11, 4, (0, 0)),
-    (64, 11, 4, (2, 2)),
-    (40, 12, 4, (1, 5)),
-    (39, 9, 5, (3, 0)),
-]
+def assert_fast_conv_equals_the_plain_one(monkeypatch, op, x, kernel, **geometry):
+    """Values, with and without a gradient, and both gradients; the fast form is another program."""
+
+    def run(fast):
+        monkeypatch.setattr(ops, "_fast", lambda: fast)
+        convolve = functools.partial(op, **geometry)
+        y, pullback = jax.vjp(convolve, x, kernel)
+        return str(jax.make_jaxpr(convolve)(x, kernel)), (
+            convolve(x, kernel),
+            y,
+            *pullback(jnp.cos(y)),
+        )
+
+    (fast_program, fast), (program, plain) = run(True), run(False)
+    assert fast_program != program
+    for a, b in zip(fast, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), FIRST_CONVS)
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding"),
+    [
+        (67, 11, 4, (0, 3)),
+        (71, 11, 4, (0, 0)),
+        (64, 11, 4, (2, 2)),
+        (40, 12, 4, (1, 5)),
+        (39, 9, 5, (3, 0)),
+        (16, 5, 1, (2, 1)),
+    ],
+)
 def test_fast_first_conv_equals_the_plain_one(monkeypatch, size, kernel, stride, padding):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
+        monkeypatch.setattr(ops, "_FIRST_CONV_COLUMNS", 0)
+        monkeypatch.setattr(ops, "_FAST_POSITIONS", 0)
         x = jnp.asarray(rng.normal(size=(2, size, size - 1, 3)))
         k = jnp.asarray(rng.normal(size=(kernel, kernel, 3, 4)))
-
-        def run(op):
-            y, pullback = jax.vjp(functools.partial(op, stride=stride, padding=padding), x, k)
-            return y, *pullback(jnp.cos(y))
-
-        monkeypatch.setattr(ops, "_fast", lambda: True)
-        monkeypatch.setattr(ops, "_FIRST_CONV_COLUMNS", 0)
-        assert "custom_vjp" in str(
-            jax.make_jaxpr(lambda k: ops.first_conv(x, k, stride=stride, padding=padding))(k)
+        assert_fast_conv_equals_the_plain_one(
+            monkeypatch, ops.first_conv, x, k, stride=stride, padding=padding
         )
-        for a, b in zip(run(ops.first_conv), run(ops.conv), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize(
+    ("height", "width", "padding"),
+    [(13, 13, (1, 1)), (8, 11, (2, 2)), (7, 6, (0, 0)), (6, 9, (0, 3))],
+)
+def test_fast_conv_equals_the_plain_one(monkeypatch, kernel, height, width, padding):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        monkeypatch.setattr(ops, "_FAST_POSITIONS", 0)
+        x = jnp.asarray(rng.normal(size=(2, height, width, 4)))
+        k = jnp.asarray(rng.normal(size=(kernel, kernel, 4, 6)))
+        assert_fast_conv_equals_the_plain_one(
+            monkeypatch, ops.conv, x, k, stride=1, padding=padding
+        )
+
+
+def test_fast_conv_keeps_float32s_digits(monkeypatch):
+    """At conv2's size: as near to float64's result as float32 allows."""
+    monkeypatch.setattr(ops, "_fast", lambda: True)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 27, 27, 48)).astype(np.float32)
+    k = rng.normal(size=(5, 5, 48, 16)).astype(np.float32)
+    single = ops.conv(jnp.asarray(x), jnp.asarray(k), stride=1, padding=(2, 2))
+    with jax.enable_x64(True):
+        exact = ops.conv(jnp.asarray(x, float), jnp.asarray(k, float), stride=1, padding=(2, 2))
+    np.testing.assert_allclose(single, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
 
 
 def test_conv_by_hand():
