@@ -101,28 +101,32 @@ ROWS = (
 )
 
 
-def _matches(record: dict, row: Row) -> bool:
-    def relevant(overrides):
-        return {name: value for name, value in overrides.items() if name not in IGNORED}
+def records(mode: str, config: str, overrides: dict, results: Path = RESULTS) -> list[dict]:
+    """The records of `mode` with that configuration and those overrides, the newest first."""
+    path = results / f"{mode}.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [each for each in map(json.loads, reversed(lines)) if _matches(each, config, overrides)]
 
-    same = Path(record["config"]).name == Path(row.config).name
-    return same and relevant(record["overrides"]) == relevant(row.overrides)
+
+def _matches(record: dict, config: str, overrides: dict) -> bool:
+    def relevant(fields):
+        return {name: value for name, value in fields.items() if name not in IGNORED}
+
+    same = Path(record["config"]).name == Path(config).name
+    return same and relevant(record["overrides"]) == relevant(overrides)
 
 
 def table(results: Path = RESULTS) -> str:
     """The table in Markdown."""
     lines = ["| what | target | reached | on |", "| --- | --- | --- | --- |"]
     for row in ROWS:
-        path = results / f"{row.mode}.jsonl"
-        texts = path.read_text().splitlines() if path.exists() else []
         shown, device = "not measured", ""
-        for record in reversed([json.loads(text) for text in texts]):
-            if _matches(record, row):
-                try:
-                    shown, device = row.reached(record), record["device"]
-                except KeyError:  # A run without --against=torch.
-                    continue
-                break
+        for record in records(row.mode, row.config, row.overrides, results):
+            try:
+                shown, device = row.reached(record), record["device"]
+            except KeyError:  # A run without --against=torch.
+                continue
+            break
         lines.append(f"| {row.what} | {row.target} | {shown} | {device} |")
     return "\n".join(lines)
 
