@@ -12,7 +12,7 @@ from alexnet_jax import data, models, optim
 from alexnet_jax.config import flatten
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.parallel import Layout, make_layout
-from alexnet_jax.preprocess import COLOUR_NOISES, MEANS, make_preprocess
+from alexnet_jax.preprocess import COLOUR_NOISES, MEANS, Preprocess, make_preprocess
 from alexnet_jax.step import TrainState, init_state, make_predict, make_train_step, zero_sums
 
 LARGEST = 2**31 - 1  # whole number of the compiled steps, which count in int32
@@ -28,6 +28,7 @@ class Run:
         layout: the mesh and what lies where on it.
         tx: the update rule.
         schedule: step -> learning rate, before the plateau's divisions.
+        preprocess: what makes the net's input of crops, on the device.
         train_step: compiled (state, batch) -> (state, sums); the old state's memory is reused.
         predict: compiled (params, batch) -> log-probabilities [B, classes].
         steps_per_epoch: full batches in the training set.
@@ -41,6 +42,7 @@ class Run:
     optim: optim.OptimSpec
     tx: optax.GradientTransformationExtraArgs
     schedule: Callable
+    preprocess: Preprocess
     train_step: Callable
     predict: Callable
     steps_per_epoch: int
@@ -132,6 +134,7 @@ def assemble(config: ConfigDict, dataset: data.Data | None = None) -> Run:
         optim=spec,
         tx=tx,
         schedule=optim.make_schedule(spec, **whole),
+        preprocess=preprocess,
         train_step=jax.jit(train_step, donate_argnums=0, compiler_options=options),
         predict=jax.jit(predict, compiler_options=options),
         steps_per_epoch=steps_per_epoch,

@@ -21,7 +21,10 @@ RESUMABLE = frozenset(
 )
 
 # Fields that earlier commits didn't know, with what their runs did.
-_LATER_FIELDS = {"on_nonfinite": "stop", "on_save_error": "stop", "deterministic": False}
+_LATER_FIELDS = {
+    **{"on_nonfinite": "stop", "on_save_error": "stop", "deterministic": False},
+    "init_from": "",
+}
 
 
 def load_config(path: str) -> ConfigDict:

@@ -73,6 +73,11 @@ class Writer:
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
 
+    def scalars(self, step: int, values: Mapping) -> None:
+        """Shows `values` in TensorBoard alone, by their tags."""
+        with _disk_errors(self._path):
+            self._add(step, *[summary.scalar(tag, float(value)) for tag, value in values.items()])
+
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
         """Shows an RGB image [H, W, 3], uint8 or float in [0, 1], in TensorBoard."""
         with _disk_errors(self._path):
@@ -125,7 +130,7 @@ class _NoWriter(Writer):
     def _nothing(self, *_, **__) -> None:
         pass
 
-    write = image = text = sync = close = _nothing
+    write = scalars = image = text = sync = close = _nothing
 
 
 def open_writer(workdir: str | Path, *, resume_step: int, enabled: bool = True) -> Writer:

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from alexnet_jax import checkpoint, console, data, distributed, lock, metrics, optim
+from alexnet_jax import (
+    checkpoint,
+    console,
+    data,
+    distributed,
+    lock,
+    metrics,
+    optim,
+    pretrained,
+    watch,
+)
 from alexnet_jax.assemble import Run, assemble, resolve
 from alexnet_jax.config import check_same_run, flatten
 from alexnet_jax.data import cache
@@ -45,13 +55,14 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
             check_same_run(resolved, workdir)
         fields = flatten(resolved) | {"data.data_dir": run.data.fingerprint}
         distributed.check_alike(repr(sorted(fields.items())), workdir, lock.NAME)
-        if first:
-            metrics.write_json(workdir / "config.json", resolved.to_dict())
         console.say(f"work directory: {workdir}", enabled=first)
         size = config.data.image_size
         console.layer_table(run.model, (size, size, 3), enabled=first)
         saved = checkpoint.open_checkpoints(workdir, keep=config.keep_checkpoints)
         state, history = _restore_or_start(run, saved, first)
+        if first:
+            metrics.write_json(workdir / "config.json", resolved.to_dict())
+            pretrained.write_recipe(workdir, run)
         writer = metrics.open_writer(workdir, resume_step=int(state.step), enabled=first)
         stack.callback(_close, writer, config)
         writer.text("config", f"```\n{resolved}\n```")
@@ -67,7 +78,10 @@ def _restore_or_start(run: Run, saved: checkpoint.Checkpoints, first: bool):
     abstract = run.abstract_state()
     restored = checkpoint.restore_latest(saved, abstract.params, _rest(abstract), log)
     if restored is None:
-        return run.fresh_state(), {"last": None, "best": None}
+        state = run.fresh_state()
+        if path := run.config.init_from:
+            state = state.replace(params=pretrained.begin_from(path, run, state.params, log))
+        return state, {"last": None, "best": None}
     params, rest, meta = restored
     log(f"goes on from step {meta['step']} of {run.total_steps}")
     history = meta["history"]
@@ -95,6 +109,7 @@ def _loop(
         start_step=step,
         shardings=run.layout.batch_shardings(),
     )
+    watching = watch.make_watch(run.model, run.layout)
     dispatched = collections.deque()  # (step, batch, sums), the oldest first
 
     def due(every_steps: int) -> bool:
@@ -123,8 +138,10 @@ def _loop(
                 values["learning_rate"] = float(run.schedule(step - 1) * state.plateau.scale)
                 if skipped := int(state.nonfinite):
                     values["skipped"] = skipped
+                norms = watching.norms(state.params, state.opt_state)
                 with _save_errors(config):
                     writer.write(step, step / per_epoch, "train", values)
+                    writer.scalars(step, jax.device_get(norms))
                 state = state.replace(since_log=run.zero_sums())
             # Read once: a signal may come at any instant. Several processes, of which it may have
             # reached only one, agree where they wait for each other anyway.
@@ -137,6 +154,9 @@ def _loop(
             if due(every_steps=0):
                 wait(ahead=0)
                 trained = _mean(state.since_epoch)
+                kernels = jax.device_get(watching.kernels(state.params))
+                with _save_errors(config):
+                    writer.image("conv1", watch.kernel_grid(kernels, run.model.towers), step)
                 state = state.replace(since_epoch=run.zero_sums())
                 _say_epoch(run, step, trained, history["last"], progress, first)
             if due(config.checkpoint_every_steps) or stopping:

@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 128  # images per step over all devices (paper, section 5)
     config.num_epochs = 90  # passes over the training set (paper, section 5: "roughly 90")
     config.num_train_steps = 0  # ends the run at this step; 0: after num_epochs
+    config.init_from = ""  # a run or import_weights' --out whose weights it begins with; '': none
     config.log_every_steps = 100  # steps between lines of training loss and errors
     config.eval_every_steps = 0  # steps between evaluations; 0: at the end of each epoch
     config.checkpoint_every_steps = 0  # steps between checkpoints; 0: at the end of each epoch

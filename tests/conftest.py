@@ -15,6 +15,20 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["ALEXNET_JAX_CACHE"] = f"{_caches.name}/data"
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A finished run of the tiny net on four photographs: its work directory, data and file."""
+    from alexnet_jax.config import load_config
+    from alexnet_jax.train import train
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("trained")
+    images = tiny.make_folder(folder / "photographs")
+    config_file = tiny.make_config(folder / "tiny.py", images)
+    assert train(load_config(config_file), folder / "run") == 0
+    return tiny.Trained(folder / "run", images, config_file)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("slow"):

@@ -135,7 +135,7 @@ def test_a_run_of_one_update_has_a_rate():
     [(0.2, "0:00"), (59.6, "1:00"), (3725, "1:02:05"), (5 * 86400 + 60, "5d 0:01:00")],
 )
 def test_durations(seconds, text):
-    assert console._duration(seconds) == text
+    assert console.duration(seconds) == text
 
 
 def test_bar_on_a_terminal():

@@ -17,6 +17,7 @@ PARAMETERS = {
     "alexnet": 60_965_224,
     "alexnet_one_tower": 62_378_344,
     "alexnet_half": 59_798_312,
+    "net145_half": 59_798_312,
     "net145": 60_965_224,
     "alexnet_owt": 61_100_840,
     "caffenet": 60_965_224,

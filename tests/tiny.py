@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import skimage
@@ -40,6 +41,15 @@ def get_config():
     config.mesh.data = 1
     return config
 """
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run; the folder of images with its splits; its configuration's file."""
+
+    workdir: Path
+    images: Path
+    config_file: Path
 
 
 def make_folder(path: Path, train: int = 20, test: int = 9) -> Path:

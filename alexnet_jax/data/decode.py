@@ -59,19 +59,28 @@ def square(data: bytes, size: int) -> np.ndarray:
             rgb = _to_rgb(image)
             turn = _UPRIGHT.get(_orientation(image))
         # The picture's extent in pixels of `rgb`; a shrunk one may end inside a pixel.
-        extent = shrunk[1][2:] if shrunk else rgb.size
-        box = _central_square(*extent, size)
-        if min(extent) == size:
-            rgb = rgb.crop(box)
-        else:
-            rgb = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(rgb if turn is None else rgb.transpose(turn))
+        return _cut(rgb, shrunk[1][2:] if shrunk else rgb.size, size, turn)
     except (BadImage, MemoryError):
         raise
     except Image.UnidentifiedImageError:
         raise BadImage("not an image in a known format") from None
     except Exception as error:  # Pillow's decoders raise almost anything on corrupt bytes.
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def square_of(image: Image.Image, size: int) -> np.ndarray:
+    """Returns what `square` does of a picture that is decoded already."""
+    rgb = _to_rgb(image)
+    return _cut(rgb, rgb.size, size, _UPRIGHT.get(_orientation(image)))
+
+
+def _cut(rgb: Image.Image, extent: tuple[float, float], size: int, turn) -> np.ndarray:
+    box = _central_square(*extent, size)
+    if min(extent) == size:
+        rgb = rgb.crop(box)
+    else:
+        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(rgb if turn is None else rgb.transpose(turn))
 
 
 def _central_square(width: float, height: float, size: int) -> tuple[float, ...]:

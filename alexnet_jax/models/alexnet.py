@@ -138,9 +138,9 @@ class AlexNet(nn.Module):
                     activations[op.removeprefix("avg_") + row.number] = _side_by_side(maps)
 
         h = place.enter_dense(place.join(maps))
-        h = h.reshape(len(h), -1)
+        h = h.reshape(h.shape[0], -1)  # not len(h): export leaves the batch open
         if example_index is None:
-            example_index = jnp.arange(len(h))
+            example_index = jnp.arange(h.shape[0])
         drop_key = self.make_rng("dropout") if train and self.dropout else None
         for number, row in enumerate(dense):
             units = self._units(row)

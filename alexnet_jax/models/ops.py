@@ -220,9 +220,10 @@ def conv(x, kernel, *, stride: int, padding: tuple[int, int]):
     A layer in two towers calls it once per tower: XLA's grouped convolution
     (feature_group_count) is slower, and its partitioner gathers the whole batch.
     """
-    enough = math.prod(x.shape[:3]) >= _FAST_POSITIONS and x.dtype.itemsize >= 4
-    if _fast() and stride == 1 and enough and _fast_form(x, kernel):
-        return _conv_fast(x, kernel, padding)
+    if _fast() and stride == 1:  # else the batch may be symbolic
+        enough = math.prod(x.shape[:3]) >= _FAST_POSITIONS and x.dtype.itemsize >= 4
+        if enough and _fast_form(x, kernel):
+            return _conv_fast(x, kernel, padding)
     return _conv_plain(x, kernel, stride, padding)
 
 

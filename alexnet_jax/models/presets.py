@@ -98,6 +98,14 @@ PRESETS = {
         "the net that gave the published numbers [S: CHM layers-145.cfg]",
         {"layers": NET145, **SOURCE_LRN},
     ),
+    "net145_half": Preset(
+        "one tower of net145, but for conv5 and the dense layers [S: CHM layers-145-half.cfg]",
+        {
+            "layers": _table((48, 128, 192, 192, 256), NET145_ORDER, std=0.03),
+            "towers": 1,
+            **SOURCE_LRN,
+        },
+    ),
     "alexnet_six_conv": Preset(
         "net 146, for pre-training: net145 and a sixth convolution over the last pool [S: CHM]",
         {"layers": SIX_CONV, **SOURCE_LRN},

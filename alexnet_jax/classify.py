@@ -1,0 +1,134 @@
+"""What is in a picture: the likeliest classes with their probabilities.
+
+python -m alexnet_jax.classify --workdir=RUN | --weights=FILE  IMAGE|FOLDER …
+    [--top=5] [--views=1|9|10] [--names=FILE] [--json] [--plot=out.png]
+
+Softmax probabilities are averaged over the views of each picture (paper, section 4.1). Exits with
+1 where a picture could not be read; the others are answered all the same.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+
+from alexnet_jax import cli, console, names, pictures, plots
+from alexnet_jax.errors import UserError
+from alexnet_jax.pretrained import Pretrained, open_pretrained
+
+PLOTTED = 24  # pictures in one plot
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A picture, the name of its folder or class, and its likeliest (class index, probability)."""
+
+    picture: pictures.Picture
+    label: str
+    top: list[tuple[int, float]]
+
+
+def classify(
+    net: Pretrained, chosen: Sequence[pictures.Picture], *, top: int = 5, views: int = 1
+) -> Iterator[Answer]:
+    """The `top` likeliest classes of each picture that can be read, the likeliest first."""
+    rows = pictures.run(net, chosen, lambda logits, _: jax.nn.softmax(logits), views=views)
+    for picture, label, probabilities in rows:
+        mean = probabilities.mean(axis=0, dtype=np.float64)
+        order = np.argsort(-mean, kind="stable")[:top]
+        yield Answer(picture, label, [(int(i), float(mean[i])) for i in order])
+
+
+def answer(
+    path: str,
+    files: Sequence[str],
+    *,
+    top: int = 5,
+    views: int = 1,
+    names_file: str | None = None,
+    as_json: bool = False,
+    plot: str | None = None,
+) -> int:
+    """Classifies `files` with the net at `path` and prints; returns the exit status.
+
+    Raises:
+        UserError: see `pictures.find`, `open_pretrained` and `class_names`; no top or views such.
+    """
+    if top < 1:
+        raise UserError(f"--top={top}: must be at least 1")
+    if views not in (1, 9, 10):
+        raise UserError(f"--views={views}: choose 1, 9 or 10")
+    chosen = pictures.find(files)
+    net = open_pretrained(path)
+    shown_names = class_names(net, names_file)
+    answers = []
+    for each in classify(net, chosen, top=top, views=views):
+        answers.append(each)
+        if as_json:
+            print(json.dumps(_json(each, shown_names)), flush=True)
+        else:
+            console.bars(each.picture.name, [(shown_names[i], p) for i, p in each.top])
+    if plot and answers:
+        plots.predictions(plot, [_plotted(each, net, shown_names) for each in answers[:PLOTTED]])
+        more = f", the first {PLOTTED} of {len(answers)}" if len(answers) > PLOTTED else ""
+        console.say(f"plot: {plot}{more}", enabled=not as_json)
+    return 1 if len(answers) < len(chosen) else 0
+
+
+def class_names(net: Pretrained, names_file: str | None = None) -> tuple[str, ...]:
+    """A name for each of the net's outputs: the file's, or those that came with the weights.
+
+    Raises:
+        UserError: the file is unreadable, or doesn't have as many.
+    """
+    count = net.model.num_classes
+    if names_file:
+        return names.read_names(names_file, count)
+    own = names.english(net.class_names[:count])
+    return (*own, *(f"class {i}" for i in range(len(own), count)))
+
+
+def _json(each: Answer, shown_names: Sequence[str]) -> dict:
+    return {
+        "image": each.picture.name,
+        "classes": [
+            {"index": i, "name": shown_names[i], "probability": probability}
+            for i, probability in each.top
+        ],
+    }
+
+
+def _plotted(each: Answer, net: Pretrained, shown_names: Sequence[str]) -> plots.Prediction:
+    own = set(net.class_names) & {each.label}
+    right = shown_names[net.class_names.index(each.label)] if own else None
+    bars = [(shown_names[i], probability) for i, probability in each.top]
+    title = Path(each.picture.name).name
+    return plots.Prediction(title, pictures.thumbnail(each.picture), bars, right)
+
+
+def main(files):
+    """Classifies the files; returns the exit status."""
+    given = flags.FLAGS
+    return answer(
+        pictures.net_path(),
+        files,
+        top=given.top,
+        views=given.views,
+        names_file=given.names,
+        as_json=given.json,
+        plot=given.plot,
+    )
+
+
+if __name__ == "__main__":
+    pictures.define_flags()
+    flags.DEFINE_integer("top", 5, "How many classes to name.")
+    flags.DEFINE_integer("views", 1, "Crops of each picture to average: 1, 9 or 10.")
+    flags.DEFINE_string("names", None, "A file with a name for each class, a line each.")
+    flags.DEFINE_boolean("json", False, "Print a line of JSON for each picture.")
+    flags.DEFINE_string("plot", None, "An image file to draw pictures and bars into.")
+    cli.run(main, takes_files=True)

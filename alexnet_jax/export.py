@@ -1,0 +1,173 @@
+"""Hands a net out, for programs that know nothing of this package.
+
+python -m alexnet_jax.export --workdir=RUN | --weights=DIR
+    --to=stablehlo|safetensors|torchvision --out=FILE
+
+stablehlo    a serialised `jax.export` function, weights inside, for any batch size, on CPUs and
+             NVIDIA GPUs: jax.export.deserialize(bytes).call(images) gives the logits
+safetensors  the weights under our names, and beside them a .json that says what net they are of;
+             --weights takes it back
+torchvision  the state dict of torchvision's AlexNet, in PyTorch's format (.pth, which needs
+             PyTorch) or as safetensors (.safetensors)
+
+All take images as `preprocess` makes them; the last line printed says how.
+"""
+
+import dataclasses
+import importlib.util
+import io
+from pathlib import Path
+
+import jax
+import numpy as np
+import safetensors.numpy
+from absl import flags
+from jax import export as jax_export
+
+from alexnet_jax import cli, console, metrics, models, pictures
+from alexnet_jax.errors import UserError, choose
+from alexnet_jax.models import AlexNet, ops
+from alexnet_jax.models.presets import OWT
+from alexnet_jax.pretrained import Pretrained, Recipe, open_pretrained, write_weights
+from alexnet_jax.weights import torchvision
+
+FORMATS = ("stablehlo", "safetensors", "torchvision")
+PLATFORMS = ("cpu", "cuda")
+
+
+def export(path: str | Path, to: str, out: str | Path) -> str:
+    """Writes the net at `path` (see `open_pretrained`) to the file `out` in the format `to`.
+
+    Returns:
+        A line that says what the exported net's input is.
+
+    Raises:
+        UserError: see `open_pretrained`; the format cannot hold the net; `out` is not writable or
+            has another suffix than the format's.
+    """
+    choose(to, FORMATS, "--to")
+    out = Path(out)
+    net = open_pretrained(path)
+    if to == "stablehlo":
+        _write(out, stablehlo(net))
+    elif to == "safetensors":
+        _require_suffix(out, to, ".safetensors")
+        name, fields = _description(net.model)
+        write_weights(out, net, name, fields, {"exported_from": str(path)})
+    else:
+        _require_suffix(out, to, ".pth", ".safetensors")
+        _check_torchvision(net)
+        tensors = torchvision.to_torchvision(net.params)
+        _write(out, _pth(tensors) if out.suffix == ".pth" else safetensors.numpy.save(tensors))
+    return input_line(net.recipe)
+
+
+def stablehlo(net: Pretrained) -> bytes:
+    """The serialised function: float32 images [N, S, S, 3] to logits [N, classes], for any N."""
+
+    def logits(images):
+        return net.model.apply({"params": net.params}, images)[0]
+
+    size = net.recipe.image_size
+    shape = jax_export.symbolic_shape(f"n, {size}, {size}, 3")
+    images = jax.ShapeDtypeStruct(shape, np.float32)
+    with ops.plain_forms():
+        exported = jax_export.export(jax.jit(logits), platforms=PLATFORMS)(images)
+    return bytes(exported.serialize())
+
+
+def _description(model: AlexNet) -> tuple[str, dict]:
+    """The preset with the model's layers, and the fields in which the model differs from it."""
+    name = next(
+        n for n, preset in models.PRESETS.items() if preset.fields["layers"] == model.layers
+    )
+    preset = models.create(name)
+    fields = [field.name for field in dataclasses.fields(model)]
+    own = {n: getattr(model, n) for n in fields if n not in ("parent", "name", "placement")}
+    return name, {n: value for n, value in own.items() if getattr(preset, n) != value}
+
+
+def _check_torchvision(net: Pretrained) -> None:
+    """Raises UserError unless torchvision's AlexNet is the same net, but for its width."""
+    model = net.model
+    wanted = {
+        "layers": OWT,
+        "towers": 1,
+        "lrn": False,
+        "skip": (),
+        "activation": "relu",
+        "pooling": "max",
+        "pool_window": 3,
+        "pool_stride": 2,
+        "pool_overhang": False,
+        "conv1_kernel": None,
+        "conv1_stride": None,
+        "conv1_padding": None,
+    }
+    wrong = [name for name, value in wanted.items() if getattr(model, name) != value]
+    if model.dropout and not model.inverted_dropout:
+        wrong.append("inverted_dropout")
+    if wrong:
+        raise UserError(
+            f"torchvision's AlexNet cannot hold this net, for its {', '.join(wrong)}: it is "
+            "model.name=alexnet_owt with model.lrn=False; --to=stablehlo takes any net"
+        )
+    maps, inputs = net.params["conv5"]["bias"].shape[-1], net.params["fc6"]["kernel"].shape[0]
+    side = torchvision.POOLED
+    if inputs != maps * side**2:
+        raise UserError(
+            f"torchvision's AlexNet reads {side} x {side} pixels of each map in fc6, and this net "
+            f"{inputs // maps} in all: train it at 224 pixels, not {net.recipe.image_size}"
+        )
+
+
+def _pth(tensors: dict) -> bytes:
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("a .pth file needs PyTorch: pip install torch, or name a .safetensors file")
+    import torch
+
+    file = io.BytesIO()
+    torch.save({name: torch.from_numpy(x) for name, x in tensors.items()}, file)
+    return file.getvalue()
+
+
+def _require_suffix(out: Path, to: str, *suffixes: str) -> None:
+    if out.suffix not in suffixes:
+        raise UserError(
+            f"--out={out}: --to={to} writes a file that ends in {' or '.join(suffixes)}"
+        )
+
+
+def _write(out: Path, data: bytes) -> None:
+    try:
+        metrics.replace_file(out, data)
+    except OSError as error:
+        raise UserError(f"'{out}' cannot be written: {error.strerror or error}") from None
+
+
+def input_line(recipe: Recipe) -> str:
+    """How the net's input is made, for who has the exported file alone."""
+    size, mean = recipe.image_size, "the mean image"
+    if recipe.mean.ndim == 1:
+        mean = ", ".join(f"{x:g}" for x in recipe.mean)
+    factors = ", ".join(f"{x:g}" for x in dict.fromkeys(recipe.scale.tolist()))
+    return (
+        f"input: float32 [N, {size}, {size}, 3], RGB grey levels 0..255 of the centre of a picture "
+        f"resized to {recipe.resize_size}, minus {mean}, times {factors}"
+    )
+
+
+def main(_):
+    """Exports."""
+    given = flags.FLAGS
+    said = export(pictures.net_path(), given.to, given.out)
+    console.say(f"exported: {given.out}  {Path(given.out).stat().st_size:,} bytes")
+    console.say(said)
+
+
+if __name__ == "__main__":
+    pictures.define_flags()
+    flags.DEFINE_enum("to", None, FORMATS, "The format.")
+    flags.DEFINE_string("out", None, "The file to write.")
+    flags.mark_flags_as_required(["to", "out"])
+    cli.run(main)

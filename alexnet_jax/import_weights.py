@@ -1,0 +1,138 @@
+"""Brings weights of another program in: a net for `classify`, `features`, `export`, `init_from`.
+
+python -m alexnet_jax.import_weights --from=caffe|torchvision|cuda_convnet FILE --out=DIR
+    [--mean=FILE]
+
+DIR then has weights.safetensors and weights.json: which net it is, how its input is made of a
+picture, its classes, and where it is from. Nothing that the file may contain is executed.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from alexnet_jax import cli, console, models
+from alexnet_jax.errors import UserError, choose, nearest
+from alexnet_jax.pretrained import DESCRIPTION, WEIGHTS, Pretrained, Recipe, write_weights
+from alexnet_jax.weights import caffe, cuda_convnet, torchvision
+from alexnet_jax.weights.net import Found, fit
+
+READERS = {"caffe": caffe.read, "torchvision": torchvision.read, "cuda_convnet": cuda_convnet.read}
+
+
+def import_weights(program: str, path: str | Path, out: str | Path, mean: str | None = None) -> str:
+    """Writes the net in the file `path` of `program`, a key of `READERS`, to the directory `out`.
+
+    Args:
+        mean: a file with the mean to subtract, instead of ImageNet's channel means: Caffe's
+            .binaryproto, cuda-convnet's batches.meta, or .npy of [R, R, 3] or [3], RGB.
+
+    Returns:
+        A line that says what it is.
+
+    Raises:
+        UserError: a file is missing, damaged, of another format or of another net; `out` has
+            something else in it.
+    """
+    path, out = Path(path), Path(out)
+    choose(program, READERS, "--from")
+    _require_file(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _check_out(out, digest)
+    found = READERS[program](path)
+    recipe, found = _recipe(found, Path(mean) if mean else None)
+    try:
+        name, fields, params = fit(found)
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from None
+    model = models.create(name, **fields)
+    net = Pretrained(model, params, recipe, found.class_names, recipe)
+    source = {"program": program, "file": path.name, "sha256": digest}
+    source["channel_order"] = found.channel_order
+    write_weights(out / WEIGHTS, net, name, fields, source)
+    count = sum(x.size for layer in params.values() for x in layer.values())
+    return f"{name}, {count:,} parameters, {model.num_classes} classes, {found.image_size} pixels"
+
+
+def _recipe(found: Found, mean_file: Path | None) -> tuple[Recipe, Found]:
+    mean = np.asarray(found.mean, np.float32)
+    if mean_file:
+        mean, class_names = _read_mean(mean_file)
+        found = dataclasses.replace(found, class_names=class_names or found.class_names)
+        if mean.shape[-1:] != (3,) or mean.ndim not in (1, 3):
+            raise UserError(f"'{mean_file}' has a mean of shape {mean.shape}, not [R, R, 3] or [3]")
+        if mean.ndim == 3:
+            if mean.shape[0] != mean.shape[1] or len(mean) < found.image_size:
+                raise UserError(
+                    f"'{mean_file}' has a mean image of {mean.shape[0]} x {mean.shape[1]} pixels: "
+                    f"the net needs a square of {found.image_size} or more"
+                )
+            found = dataclasses.replace(found, resize_size=len(mean))
+    recipe = Recipe(
+        image_size=found.image_size,
+        resize_size=found.resize_size,
+        mean=mean,
+        mean_under_crop=found.mean_under_crop,
+        scale=np.asarray(found.scale, np.float32),
+    )
+    return recipe, found
+
+
+def _read_mean(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    _require_file(path)
+    if path.suffix == ".binaryproto":
+        return caffe.read_mean(path), ()
+    if path.suffix != ".npy":
+        return cuda_convnet.read_mean(path)
+    try:
+        return np.asarray(np.load(path, allow_pickle=False), np.float32), ()
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"'{path}' is no array of numbers: {error}") from None
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        beside = [each.name for each in path.parent.glob("*")] if path.parent.is_dir() else []
+        hint = f"; {nearest(path.name, beside)}" if beside else ""
+        raise UserError(f"no file '{path}'{hint}")
+
+
+def _check_out(out: Path, digest: str) -> None:
+    """Raises UserError unless `out` is new, empty, or holds an import of the same file."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"--out={out} is a file: name a directory")
+    try:
+        same = json.loads((out / DESCRIPTION).read_text())["source"]["sha256"] == digest
+    except (OSError, ValueError, KeyError, TypeError):
+        same = not any(out.iterdir())
+    if not same:
+        raise UserError(f"--out={out} has something else in it: name another directory")
+
+
+def main(files):
+    """Imports the file."""
+    if len(files) != 1:
+        raise UserError(f"name one file to import after the options, not {len(files)}")
+    given = flags.FLAGS
+    said = import_weights(given["from"].value, files[0], given.out, given.mean)
+    console.say(f"weights: {given.out}  {said}")
+    if given.mean is None and given["from"].value != "torchvision":
+        console.say("mean: ImageNet's channel means; --mean=FILE subtracts the net's own instead")
+    console.say(f"try: python -m alexnet_jax.classify --weights={given.out} IMAGE")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_enum("from", None, list(READERS), "The program that wrote the file.")
+    flags.DEFINE_string("out", None, "The directory to write.")
+    flags.DEFINE_string(
+        "mean", None, "A file with the mean to subtract: .binaryproto, batches.meta or .npy (RGB)."
+    )
+    flags.mark_flags_as_required(["from", "out"])
+    cli.run(main, takes_files=True)

@@ -1,0 +1,48 @@
+"""English names of classes, for people.
+
+ImageNet's classes are WordNet ids ("n01440764"), in TFDS as in the archives' folders; the names of
+its 1000 stand in imagenet_classes.txt, with their source.
+"""
+
+import functools
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from alexnet_jax.errors import UserError
+
+
+@functools.cache
+def imagenet() -> dict[str, str]:
+    """{WordNet id: English name} of ILSVRC-2012's 1000 classes, in the order of TFDS's class ids.
+
+    The ids are sorted, so this is the order of torchvision and Caffe, too.
+    """
+    text = (resources.files("alexnet_jax") / "imagenet_classes.txt").read_text("utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return dict(line.split(" ", 1) for line in lines)
+
+
+def english(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The names with WordNet ids of ImageNet put into English; all others stay."""
+    return tuple(imagenet().get(name, name) for name in class_names)
+
+
+def read_names(path: str | Path, count: int) -> tuple[str, ...]:
+    """The names in a text file, a line each, in the order of the net's outputs.
+
+    Raises:
+        UserError: it cannot be read, or doesn't have `count` lines.
+    """
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"names of classes in '{path}' cannot be read: {reason}") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != count:
+        raise UserError(
+            f"'{path}' names {len(names)} classes, and the net has {count}: give a line to each "
+            "class, in the order of its outputs"
+        )
+    return names

@@ -1,0 +1,149 @@
+"""A trained net on pictures: found in files, folders or a data set, decoded, in batches.
+
+What `classify` and `features` share.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from alexnet_jax.data import decode
+from alexnet_jax.data.sources import IMAGE_SUFFIXES, Source
+from alexnet_jax.errors import UserError, nearest
+from alexnet_jax.pretrained import Pretrained
+
+CROPS = 64  # of all views of the pictures in a batch
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One encoded image.
+
+    name: its file, or where it stands in its data set.
+    read: () -> (encoded bytes, name of its class or of its folder); raises OSError, ValueError.
+    """
+
+    name: str
+    read: Callable[[], tuple[bytes, str]]
+
+
+def define_flags() -> None:
+    """--workdir and --weights, one of which names the net."""
+    flags.DEFINE_string("workdir", None, "The run whose best checkpoint is used.")
+    flags.DEFINE_string("weights", None, "What import_weights wrote: its folder, or a file in it.")
+
+
+def net_path() -> str:
+    """What the flags of `define_flags` name.
+
+    Raises:
+        UserError: neither is given, or both.
+    """
+    workdir, weights = flags.FLAGS.workdir, flags.FLAGS.weights
+    if bool(workdir) == bool(weights):
+        raise UserError("which net? Give either --workdir=RUN or --weights=FILE")
+    return workdir or weights
+
+
+def find(names: Sequence[str]) -> list[Picture]:
+    """The files named, and those with an image's suffix in the folders named and in theirs.
+
+    Raises:
+        UserError: nothing is named, there is no such file, or a folder holds no image.
+    """
+    if not names:
+        raise UserError("no pictures: name image files or folders after the options")
+    return [_file(path) for name in names for path in _images(Path(name))]
+
+
+def in_source(source: Source) -> list[Picture]:
+    """The examples of a data set's split, in order."""
+
+    def read(i: int) -> tuple[bytes, str]:
+        encoded, label = source.read(i)
+        return encoded, source.class_names[label]
+
+    count = range(source.num_examples)
+    return [Picture(source.describe(i), functools.partial(read, i)) for i in count]
+
+
+def run(
+    net: Pretrained, pictures: Sequence[Picture], output: Callable, *, views: int = 1
+) -> Iterator[tuple[Picture, str, np.ndarray]]:
+    """What the net makes of each picture, in order: (picture, its label, [views, ...]).
+
+    A picture that cannot be decoded is left out, with a line on stderr that says why.
+
+    Args:
+        output: (logits [N, classes], activations by name) -> array [N, ...], compiled with the net.
+            All batches have one shape, the last one filled up, so that it is compiled once.
+    """
+    size = max(1, min(CROPS // views, len(pictures)))
+    net_output = jax.jit(lambda params, x: output(*net.model.apply({"params": params}, x)))
+
+    def read(picture: Picture):
+        try:
+            encoded, label = picture.read()
+            return label, net.preprocess(encoded, views)
+        except (OSError, ValueError, decode.BadImage) as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(pictures), size):
+            batch, good = pictures[start : start + size], []
+            for picture, found in zip(batch, pool.map(read, batch), strict=True):
+                if isinstance(found, Exception):
+                    reason = getattr(found, "strerror", None) or " ".join(str(found).split())
+                    print(f"error: {picture.name}: {reason}", file=sys.stderr)
+                else:
+                    good.append((picture, *found))
+            if not good:
+                continue
+            crops = np.stack([crops for *_, crops in good])  # [pictures, views, S, S, 3]
+            padded = np.zeros((size, *crops.shape[1:]), crops.dtype)
+            padded[: len(good)] = crops
+            rows = net_output(net.params, jnp.asarray(padded.reshape(-1, *crops.shape[2:])))
+            rows = np.asarray(rows).reshape(size, views, *rows.shape[1:])
+            for (picture, label, _), row in zip(good, rows, strict=False):
+                yield picture, label, row
+
+
+def thumbnail(picture: Picture, size: int = 160) -> np.ndarray:
+    """The picture's central square, uint8 [size, size, 3], for a plot."""
+    return decode.square(picture.read()[0], size)
+
+
+def _file(path: Path) -> Picture:
+    return Picture(str(path), lambda: (path.read_bytes(), path.absolute().parent.name))
+
+
+def _images(path: Path) -> list[Path]:
+    if not path.exists():
+        folder = path.parent if path.parent.is_dir() else Path()
+        beside = [each.name for each in folder.iterdir() if not each.name.startswith(".")]
+        hint = f"; {nearest(path.name, beside)}" if beside else ""
+        raise UserError(f"no file or folder '{path}'{hint}")
+    if not path.is_dir():
+        return [path]
+    found = sorted(
+        each
+        for each in path.rglob("*")
+        if each.suffix.lower() in IMAGE_SUFFIXES
+        and not each.is_dir()
+        and not any(part.startswith(".") for part in each.relative_to(path).parts)
+    )
+    if not found:
+        raise UserError(
+            f"folder '{path}' holds no images: no file in it or below ends in "
+            f"{', '.join(IMAGE_SUFFIXES[:5])} or the like"
+        )
+    return found

@@ -1,0 +1,102 @@
+"""Pictures of what the commands find, drawn with matplotlib without a screen.
+
+matplotlib is imported where it draws: most commands never do.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alexnet_jax.errors import UserError
+
+INK, OTHER, RIGHT = "#222222", "#5a7fb5", "#d1495b"  # text, bars, the bar of the right class
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A picture's name and uint8 [H, W, 3]; (class name, probability) of its bars; the name of the
+    right class."""
+
+    title: str
+    image: np.ndarray
+    bars: Sequence[tuple[str, float]]
+    right: str | None = None
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """A picture and those nearest to it, uint8 [H, W, 3] each, with their distances."""
+
+    image: np.ndarray
+    near: Sequence[tuple[np.ndarray, float]]
+
+
+def predictions(path: str, shown: Sequence[Prediction]) -> None:
+    """Draws each picture beside its bars, as the paper's Figure 4 (left); the right class in red.
+
+    Raises:
+        UserError: `path` cannot be written, or ends in no format of matplotlib's.
+    """
+    columns = min(len(shown), 2 if len(shown) <= 6 else 3)
+    rows = math.ceil(len(shown) / columns)
+    height = 0.4 + 0.28 * max(len(one.bars) for one in shown)
+    height = max(height, 1.7)
+    figure = _figure(columns * 4.8, rows * height)
+    panels = figure.subfigures(rows, columns, squeeze=False).flat
+    for panel, one in zip(panels, shown, strict=False):
+        picture, bars = panel.subplots(1, 2, width_ratios=(1, 2))
+        _show(picture, one.image)
+        picture.set_title(one.title[-24:], fontsize=6, pad=3, color=INK)
+        names, shares = zip(*one.bars, strict=True)
+        places = range(len(names))
+        colours = [RIGHT if name == one.right else OTHER for name in names]
+        bars.barh(places, shares, color=colours, height=0.86, alpha=0.55)
+        for place, name, share in zip(places, names, shares, strict=True):
+            # Over the bar: after the end of a long one there would be no room.
+            bars.text(0.02, place, f"{name}  {share:.0%}", va="center", fontsize=8, color=INK)
+        bars.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
+        bars.axis("off")
+    _save(figure, path)
+
+
+def neighbours(path: str, shown: Sequence[Neighbours]) -> None:
+    """Draws each picture, and in its row those nearest to it, as the paper's Figure 4 (right).
+
+    Raises:
+        UserError: as `predictions`.
+    """
+    columns = 1 + max(len(one.near) for one in shown)
+    figure = _figure(1.1 * columns + 0.3, 1.25 * len(shown))
+    grid = figure.subplots(
+        len(shown), columns, squeeze=False, width_ratios=(1.25, *[1] * (columns - 1))
+    )
+    for axes, one in zip(grid, shown, strict=True):
+        for each in axes:
+            each.axis("off")
+        _show(axes[0], one.image)
+        for place, (image, distance) in zip(axes[1:], one.near, strict=False):
+            _show(place, image)
+            place.set_title(f"{distance:.3g}", fontsize=7, pad=2, color=INK)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float):
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def _show(axes, image) -> None:
+    axes.imshow(image)
+    axes.axis("off")
+
+
+def _save(figure, path: str) -> None:
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise UserError(f"plot '{path}' cannot be written: {error.strerror or error}") from None
+    except ValueError as error:  # Such as a suffix that it doesn't know.
+        raise UserError(f"plot '{path}': {' '.join(str(error).split())}") from None

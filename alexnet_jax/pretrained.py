@@ -1,0 +1,326 @@
+"""A trained net, ready to use: from a run's directory, or from what `import_weights` wrote."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import linen as nn
+from PIL import Image
+
+from alexnet_jax import metrics, models
+from alexnet_jax.config import read_config
+from alexnet_jax.data import cache, decode
+from alexnet_jax.data.plan import views as crops_of
+from alexnet_jax.errors import UserError
+from alexnet_jax.preprocess import Preprocess
+
+RECIPE = "recipe.npz"  # in a run's directory, since it was begun
+WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"  # in import_weights' --out
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recipe:
+    """How a picture becomes the net's input; in grey levels 0..255, RGB.
+
+    image_size: side S of the net's input, in pixels.
+    resize_size: side R of the square that it is cut from.
+    mean: subtracted; float32 [R, R, 3], or [3] for each channel.
+    mean_under_crop: subtract the part of a mean image under each crop, else its centre.
+    scale: factor on what is left; float32 [3].
+    """
+
+    image_size: int
+    resize_size: int
+    mean: np.ndarray
+    mean_under_crop: bool
+    scale: np.ndarray
+
+    def __call__(self, image, views: int = 1) -> np.ndarray:
+        """The net's input of a picture; see `Pretrained.preprocess`."""
+        square = _square(image, self.resize_size)
+        crops = []
+        for y, x, flipped in crops_of(views, self.resize_size - self.image_size):
+            crop = self._cut(square, y, x).astype(np.float32)
+            crop = crop[:, ::-1] if flipped else crop
+            crops.append((crop - self._mean(y, x, flipped)) * self.scale)
+        return np.stack(crops)
+
+    def _cut(self, square: np.ndarray, y: int, x: int) -> np.ndarray:
+        return square[y : y + self.image_size, x : x + self.image_size]
+
+    def _mean(self, y: int, x: int, flipped: int) -> np.ndarray:
+        if self.mean.ndim == 1:
+            return self.mean
+        if not self.mean_under_crop:
+            y = x = (self.resize_size - self.image_size) // 2
+            return self._cut(self.mean, y, x)
+        mean = self._cut(self.mean, y, x)
+        return mean[:, ::-1] if flipped else mean
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A net with its weights.
+
+    model: `model.apply({"params": params}, x, train=False)` gives logits and activations.
+    params: {layer: {'kernel', 'bias'}}, arrays.
+    preprocess: `preprocess(image, views=1)` gives the net's input of a picture, float32
+        [views, S, S, 3]: its centre, or 9 or 10 crops (see `data.plan.views`). The picture is
+        uint8 [H, W, 3] RGB of any size, a PIL image, or the bytes of an image file, which gives
+        exactly the pixels of training and evaluation: a large JPEG is shrunk as it is decoded.
+        Raises UserError for another array, and decode.BadImage for bytes that are no image.
+    class_names: one for each class, or () where they are not known.
+    recipe: the numbers of `preprocess`.
+    """
+
+    model: nn.Module
+    params: dict
+    preprocess: Callable
+    class_names: tuple[str, ...]
+    recipe: Recipe
+
+
+def load(path: str | Path) -> tuple[nn.Module, dict, Callable]:
+    """(model, params, preprocess) of a run's directory or of `import_weights --out`.
+
+    `model.apply({"params": params}, preprocess(image))` gives logits [1, classes] and activations.
+    Raises UserError: see `open_pretrained`.
+    """
+    net = open_pretrained(path)
+    return net.model, net.params, net.preprocess
+
+
+def open_pretrained(path: str | Path, step: int | None = None) -> Pretrained:
+    """The net of a run's directory, or of an import: its directory, or a file in it.
+
+    Args:
+        step: the checkpoint of the run; the best one if not given.
+
+    Raises:
+        UserError: there is nothing of the kind, or it is damaged.
+    """
+    path = Path(path)
+    if (path / "config.json").is_file():
+        return _open_run(path, step)
+    file = path / WEIGHTS if path.is_dir() else path.with_suffix(".safetensors")
+    if file.is_file() and file.with_suffix(".json").is_file():
+        return _open_weights(file)
+    if not path.exists():
+        raise UserError(f"no run and no weights in '{path}': there is no such file or directory")
+    if path.is_dir():
+        raise UserError(f"no run and no weights in '{path}': no config.json and no {WEIGHTS}")
+    raise UserError(
+        f"'{path}' has no {file.stem}.json beside it that says what net it is: bring weights in "
+        "with python -m alexnet_jax.import_weights, and name its --out"
+    )
+
+
+# Of a run
+
+
+def write_recipe(workdir: Path, run) -> None:
+    """Keeps in `workdir` what the net of `run` needs of its data set: `open_pretrained` reads it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    recipe = _recipe(run)
+    arrays = {"mean": recipe.mean, "scale": recipe.scale}
+    if not cache.write(workdir / RECIPE, arrays, _meta(recipe, run.data.class_names)):
+        raise UserError(f"'{workdir / RECIPE}' cannot be written")
+
+
+def _recipe(run) -> Recipe:
+    prep: Preprocess = run.preprocess
+    return Recipe(
+        image_size=run.config.data.image_size,
+        resize_size=run.data.resize_size,
+        mean=np.asarray(prep.mean, np.float32),
+        mean_under_crop=prep.own_place,
+        scale=np.full(3, prep.scale, np.float32),
+    )
+
+
+def _open_run(workdir: Path, step: int | None) -> Pretrained:
+    from alexnet_jax import checkpoint, evaluate  # Orbax takes a second to import
+    from alexnet_jax.assemble import make_model
+
+    kept = cache.read(workdir / RECIPE)
+    if kept is None:  # of a run from before it was kept, or damaged: the data set has it all
+        run, params, _ = evaluate.load_run(workdir, step)
+        recipe, class_names, model = _recipe(run), run.data.class_names, run.model
+        return Pretrained(model, _on_one_device(params), recipe, class_names, recipe)
+    arrays, meta = kept
+    config = read_config(workdir)
+    class_names = tuple(meta.pop("class_names"))
+    recipe = Recipe(**arrays, **meta)
+    model = make_model(config, len(class_names))
+    if step is None:
+        step = checkpoint.best_step(workdir)
+    params, _ = checkpoint.restore_params(workdir, _abstract(model, recipe.image_size), step)
+    return Pretrained(model, params, recipe, class_names, recipe)
+
+
+def _abstract(model: nn.Module, image_size: int) -> dict:
+    """Shapes of the parameters, all on one device."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
+
+
+def _on_one_device(params: dict) -> dict:
+    return jax.device_put(jax.device_get(params), jax.local_devices()[0])
+
+
+def _meta(recipe: Recipe, class_names: tuple[str, ...]) -> dict:
+    return {
+        "image_size": recipe.image_size,
+        "resize_size": recipe.resize_size,
+        "mean_under_crop": recipe.mean_under_crop,
+        "class_names": list(class_names),
+    }
+
+
+# Of an import
+
+
+def write_weights(file: Path, net: Pretrained, name: str, fields: dict, source: dict) -> None:
+    """Writes `net` to `file`, a .safetensors, and what it is to the .json beside it.
+
+    Each appears whole or not at all, and the second refers to the first by its digest.
+
+    Args:
+        name, fields: what `models.create` made the model from.
+        source: where the weights are from, for the .json.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    recipe = net.recipe
+    tensors = {
+        f"{layer}.{kind}": np.ascontiguousarray(array)
+        for layer, arrays in net.params.items()
+        for kind, array in jax.device_get(arrays).items()
+    }
+    mean, scale = (
+        [float(str(x)) for x in array.ravel()[:3]] for array in (recipe.mean, recipe.scale)
+    )
+    if recipe.mean.ndim == 3:
+        mean, tensors["mean"] = "an image, among the tensors", np.ascontiguousarray(recipe.mean)
+    data = safetensors.numpy.save(tensors)
+    meta = _meta(recipe, net.class_names)
+    description = {
+        "model": {"name": name, **fields},
+        "preprocess": {"channel_order": "rgb", "mean": mean, "scale": scale}
+        | {key: meta[key] for key in ("mean_under_crop", "resize_size", "image_size")},
+        "class_names": meta["class_names"],
+        "source": source,
+        "weights": {"file": file.name, "sha256": hashlib.sha256(data).hexdigest()},
+        "versions": metrics.provenance()["versions"],
+    }
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        metrics.replace_file(file, data)
+    except OSError as error:
+        raise UserError(f"'{file}' cannot be written: {error.strerror or error}") from None
+    metrics.write_json(file.with_suffix(".json"), description)
+
+
+def _open_weights(file: Path) -> Pretrained:
+    beside = file.with_suffix(".json")
+    try:
+        description = json.loads(beside.read_text("utf-8"))
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != description["weights"]["sha256"]:
+            raise ValueError(f"it is not the file that {beside.name} describes")
+        tensors = safetensors.numpy.load(data)
+        told = description["preprocess"]
+        mean = tensors.pop("mean", told["mean"])
+        recipe = Recipe(
+            image_size=int(told["image_size"]),
+            resize_size=int(told["resize_size"]),
+            mean=np.asarray(mean, np.float32),
+            mean_under_crop=bool(told["mean_under_crop"]),
+            scale=np.asarray(told["scale"], np.float32),
+        )
+        model = models.create(**description["model"])
+        class_names = tuple(description["class_names"])
+        params = {}
+        for key, array in tensors.items():
+            layer, kind = key.split(".")
+            params.setdefault(layer, {})[kind] = array
+        if jax.tree.map(np.shape, params) != jax.tree.map(
+            np.shape, _abstract(model, recipe.image_size)
+        ):
+            raise ValueError(f"{beside.name} describes another net")
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"'{file}' cannot be read: {' '.join(str(reason).split())}") from None
+    return Pretrained(model, jax.device_put(params), recipe, class_names, recipe)
+
+
+# The start of another run
+
+
+def begin_from(path: str | Path, run, params: dict, log: Callable[[str], None]) -> dict:
+    """`params`, the initial ones of `run`, with the values of the net in `path`, in their places.
+
+    The last layer stays as it is where that net has another number of classes.
+
+    Raises:
+        UserError: see `open_pretrained`; another layer doesn't fit: the message lists both nets'.
+    """
+    net = open_pretrained(path)
+    theirs, ours, last = _layer_shapes(net.params), _layer_shapes(params), run.model.layers[-1].name
+    unfit = {name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)}
+    other_classes = last in theirs and theirs[last][:-1] == ours[last][:-1]
+    if unfit - ({last} if other_classes else set()):
+        lists = [
+            "\n".join(f"    {name} {' x '.join(map(str, shape))}" for name, shape in shapes.items())
+            for shapes in (theirs, ours)
+        ]
+        raise UserError(
+            f"init_from={path}: {', '.join(sorted(unfit))} of it and of this net differ; set "
+            f"config.model to that net\n  in {path}:\n{lists[0]}\n  this net:\n{lists[1]}"
+        )
+    log(f"initial weights: {len(ours) - len(unfit)} layers of {path}")
+    if unfit:
+        log(f"  {last} starts afresh: {theirs[last][-1]} classes there, {ours[last][-1]} here")
+    own = _recipe(run).scale
+    if not np.allclose(net.recipe.scale, own, rtol=0.1):
+        scale = float(np.mean(net.recipe.scale))
+        log(f"  it was trained on grey levels times {scale:.4g}: here data.scale={own[0]:.4g}")
+
+    def put(values, old):
+        values = np.asarray(values, old.dtype)
+        return jax.make_array_from_callback(old.shape, old.sharding, lambda index: values[index])
+
+    taken = {name: net.params[name] for name in ours if name not in unfit}
+    return params | {name: jax.tree.map(put, taken[name], params[name]) for name in taken}
+
+
+def _layer_shapes(params: dict) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(arrays["kernel"].shape) for name, arrays in params.items()}
+
+
+# A picture
+
+
+def _square(image, size: int) -> np.ndarray:
+    if isinstance(image, bytes):
+        return decode.square(image, size)
+    if isinstance(image, Image.Image):
+        return decode.square_of(image, size)
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
+        what = f"{image.dtype} {image.shape}" if hasattr(image, "dtype") else type(image).__name__
+        raise UserError(f"a picture is a uint8 array [H, W, 3] (RGB), not {what}")
+    if 0 in image.shape:
+        raise UserError(f"a picture of {image.shape[0]} x {image.shape[1]} pixels")
+    return decode.square_of(Image.fromarray(image), size)

@@ -1,0 +1,76 @@
+"""What TensorBoard shows of the net itself: how large its weights are and how far they move, and
+the kernels that see the image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from alexnet_jax.models import AlexNet
+from alexnet_jax.parallel import Layout
+
+COLUMNS = 16  # kernels in a row, as in the paper's Figure 3
+ENLARGED = 4  # pixels of the image to one of a kernel
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Compiled functions of a run's state, whose results every process holds whole.
+
+    norms: (params, opt_state) -> {'weight_norm/LAYER', 'update_norm/LAYER': float scalar}: the
+        Euclidean norms of each layer's kernel, and of its velocity, which is what the last step
+        added to it (in a frozen layer, what the last step before did).
+    kernels: params -> the first layer's kernel [H, W, 3, K].
+    """
+
+    norms: Callable
+    kernels: Callable
+
+
+def make_watch(model: AlexNet, layout: Layout) -> Watch:
+    """The functions for a net laid out so. All processes must call them."""
+    whole = layout.replicated()
+    first = model.layers[0].name
+
+    def norms(params, opt_state):
+        velocity = optax.tree.get(opt_state, "velocity")
+        return {
+            f"{name}/{layer}": jnp.sqrt(jnp.sum(leaves["kernel"] ** 2))
+            for name, tree in (("weight_norm", params), ("update_norm", velocity))
+            for layer, leaves in tree.items()
+        }
+
+    return Watch(
+        norms=jax.jit(norms, out_shardings=whole),
+        kernels=jax.jit(lambda params: params[first]["kernel"], out_shardings=whole),
+    )
+
+
+def kernel_grid(kernels: np.ndarray, towers: int) -> np.ndarray:
+    """The kernels of the first layer as one image, a block of rows for each tower.
+
+    Args:
+        kernels: float [H, W, 3, K], the towers side by side on the last axis.
+
+    Returns:
+        uint8 [Y, X, 3] on white. Grey is 0 and the largest weight of all is full colour, so that
+        kernels which have died are seen as such.
+    """
+    height, width, channels = kernels.shape[:3]
+    largest = np.abs(kernels).max() or 1.0
+    tiles = np.moveaxis(0.5 + kernels / (2 * largest), -1, 0)  # [K, H, W, 3]
+    blocks = []
+    for tower in np.split(tiles, towers):
+        columns = min(COLUMNS, len(tower))
+        rows = -(-len(tower) // columns)
+        block = np.ones((rows * columns, height + 1, width + 1, channels))  # a white line each
+        block[: len(tower), :-1, :-1] = tower
+        block = block.reshape(rows, columns, *block.shape[1:]).swapaxes(1, 2)
+        blocks.append(block.reshape(rows * (height + 1), columns * (width + 1), channels))
+        blocks.append(np.ones((2, *blocks[-1].shape[1:])))  # between the towers
+    image = np.concatenate(blocks[:-1])[:-1, :-1]
+    image = image.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+    return np.round(255 * image).astype(np.uint8)

@@ -1,0 +1,148 @@
+"""What a reader finds in a file, and which of our nets it is."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax import names
+from alexnet_jax.errors import UserError
+from alexnet_jax.models import AlexNet, create
+from alexnet_jax.models.alexnet import Conv
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A layer with weights, laid out as `models.alexnet` has them, and what comes after it.
+
+    kernel: [kh, kw, inputs of a tower, maps], [oh, ow, kh, kw, inputs, maps] if untied, or
+        [inputs, units]; the towers side by side on the last axis.
+    bias: [maps], [oh, ow, maps] or [units].
+    then: the operations up to the next layer: "act", "pool", "avg_pool", "lrn", "norm", "drop";
+        None where the file doesn't say.
+    """
+
+    name: str
+    kernel: np.ndarray
+    bias: np.ndarray
+    then: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A net read from a file.
+
+    layers: in the order of the net.
+    presets: names of the nets that it may be, the likeliest first.
+    fields: of `AlexNet`, as far as the file has them, where a preset may have others.
+    image_size, resize_size: sides of the net's input and of the square it is cut from, in pixels.
+    mean, scale: see `pretrained.Recipe`; [3] each, for RGB.
+    mean_under_crop: see there.
+    channel_order: of the file's first kernel, which `layers` has as RGB.
+    class_names: where they are known.
+    """
+
+    layers: Sequence[Layer]
+    presets: Sequence[str]
+    image_size: int
+    resize_size: int
+    mean: Sequence[float]
+    scale: Sequence[float] = (1.0, 1.0, 1.0)
+    mean_under_crop: bool = False
+    channel_order: str = "rgb"
+    fields: dict = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+
+
+def fit(found: Found) -> tuple[str, dict, dict]:
+    """The preset that a file's net is, its fields, and its parameters under our names.
+
+    Raises:
+        UserError: none has these layers; the message lists them, and those of the nearest net.
+    """
+    theirs = [(layer.kernel.shape, layer.bias.shape) for layer in found.layers]
+    nearest = None
+    for preset in found.presets:
+        model, fields = _scaled(preset, found)
+        shapes = _shapes(model, found.image_size)
+        if shapes == theirs and _same_order(model.layers, found.layers):
+            params = {
+                row.name: {"kernel": layer.kernel, "bias": layer.bias}
+                for row, layer in zip(model.layers, found.layers, strict=True)
+            }
+            return preset, fields, params
+        alike = sum(a == b for a, b in zip(shapes, theirs, strict=False))
+        if nearest is None or alike > nearest[0]:
+            nearest = alike, preset, zip(model.layers, shapes, strict=False)
+    _, preset, rows = nearest
+    raise UserError(
+        f"its layers are not those of {' or '.join(found.presets)}; of each the kernel, the bias "
+        "and what follows\n  the file:\n"
+        + _list((x.name, x.kernel.shape, x.bias.shape, x.then) for x in found.layers)
+        + f"\n  {preset}, as wide as its first layer, for {found.image_size} pixels:\n"
+        + _list((row.name, *shape, row.then) for row, shape in rows)
+    )
+
+
+def imagenet_classes(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """ImageNet's classes, sorted by their ids as in torchvision and Caffe, for a net with 1000."""
+    known = tuple(names.imagenet())
+    return known if layers and len(layers[-1].bias) == len(known) else ()
+
+
+def _scaled(preset: str, found: Found) -> tuple[AlexNet, dict]:
+    """The preset at the width that the file's layers have, and the fields that differ from it."""
+    fields = dict(found.fields)
+    base = create(preset, **fields)
+    maps = found.layers[0].bias.shape[-1] if found.layers else base.layers[0].maps
+    if maps != base.layers[0].maps:
+        fields["width"] = maps / base.layers[0].maps
+    dense = [layer for layer in found.layers if layer.kernel.ndim == 2]
+    if len(dense) > 1:
+        table = next(row.units for row in base.layers if not isinstance(row, Conv))
+        if "width" in fields or len(dense[0].bias) != table:
+            fields["hidden_units"] = len(dense[0].bias)
+    if dense and len(dense[-1].bias) != base.num_classes:
+        fields["num_classes"] = len(dense[-1].bias)
+    return create(preset, **fields), fields
+
+
+def _shapes(model: AlexNet, image_size: int) -> list[tuple]:
+    """(kernel's, bias' shape) of each layer; none if such images are too small for the net."""
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    try:
+        params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    except UserError:
+        return []
+    rows = [params[layer.name] for layer in model.layers]
+    return [(row["kernel"].shape, row["bias"].shape) for row in rows]
+
+
+def _same_order(own: Sequence, theirs: Sequence[Layer]) -> bool:
+    return all(
+        layer.then is None or _canonical(row.then) == _canonical(layer.then)
+        for row, layer in zip(own, theirs, strict=True)
+    )
+
+
+def _canonical(then: Sequence[str]) -> list[str]:
+    """Without dropout; and activations before maximum pooling, where they are the same as after."""
+    ops = [op for op in then if op != "drop"]
+    for i in range(1, len(ops)):
+        if ops[i - 1 : i + 1] == ["pool", "act"]:
+            ops[i - 1 : i + 1] = ["act", "pool"]
+    return ops
+
+
+def _list(rows: Iterable[tuple]) -> str:
+    lines = [
+        f"    {name:18} {_product(kernel):24} {_product(bias):8} {', '.join(then or ())}".rstrip()
+        for name, kernel, bias, then in rows
+    ]
+    return "\n".join(lines) or "    (none)"
+
+
+def _product(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,136 @@
+"""Pickles of strangers, read without calling anything that they name.
+
+A pickle is a program; the classes and functions that it names are looked up by `find_class`, and
+here that gives stand-ins: containers, NumPy's arrays, or an inert record.
+"""
+
+import io
+import pickle
+from collections.abc import Mapping
+
+import numpy as np
+
+
+class Record:
+    """An object of any other class: what it was called with, and its state; nothing was run."""
+
+    def __new__(cls, *args, **kwargs):
+        """Not __init__, which pickles may leave out."""
+        self = super().__new__(cls)
+        self.args, self.state, self.items = args, None, []
+        return self
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def __setitem__(self, key, value):
+        self.items.append((key, value))
+
+    def append(self, item):
+        """A list's."""
+        self.items.append(item)
+
+    def extend(self, items):
+        """A list's."""
+        self.items.extend(items)
+
+
+class _Dict(dict):
+    """An OrderedDict, or another dictionary with a state, which is dropped."""
+
+    def __setstate__(self, state):
+        pass
+
+
+class _Dtype:
+    """The dtype that numpy.dtype('f4', 0, 1) pickles as; None unless it is one of plain numbers."""
+
+    def __init__(self, name, *_):
+        self.dtype = np.dtype(name) if name in _NUMBERS else None
+
+    def __setstate__(self, state):
+        if self.dtype is not None and state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+_NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8", "b1"}
+
+
+class Array:
+    """A NumPy array of numbers as it was pickled; `np.asarray` gives the array."""
+
+    def __init__(self, *_):
+        self.array = np.zeros(0, np.float32)
+
+    def __setstate__(self, state):
+        _, shape, dtype, fortran, data = state
+        if dtype.dtype is None:  # of objects or texts: nothing that a net is made of
+            return
+        flat = np.frombuffer(_bytes(data), dtype.dtype)
+        self.array = flat.reshape(shape, order="F" if fortran else "C")
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.array, dtype)
+
+
+def _bytes(data) -> bytes:
+    # Python 2's str comes as text, a character a byte.
+    return data.encode("latin-1") if isinstance(data, str) else bytes(data)
+
+
+def _scalar(dtype, data):
+    return np.frombuffer(_bytes(data), dtype.dtype)[0].item()
+
+
+def _encode(text, encoding):
+    """Bytes as Python 3 writes them in protocol 2."""
+    return text.encode(encoding if encoding == "latin1" else "utf-8")
+
+
+def _stand_ins() -> dict:
+    """By (module, name). The functions are new for each file, which may set attributes on them."""
+    found = {
+        ("collections", "OrderedDict"): _Dict,
+        ("ordereddict", "OrderedDict"): _Dict,
+        ("numpy", "dtype"): _Dtype,
+        ("_codecs", "encode"): lambda *args: _encode(*args),
+    }
+    for module in ("__builtin__", "builtins"):
+        found |= {(module, kind.__name__): kind for kind in (set, frozenset, complex)}
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        found[module, "_reconstruct"] = Array
+        found[module, "scalar"] = lambda *args: _scalar(*args)
+    return found
+
+
+class _Unpickler(pickle._Unpickler):
+    # The one in C would take memory for as many objects as a damaged file claims to number.
+    def __init__(self, file, stand_ins: Mapping, persistent_load):
+        super().__init__(file, encoding="latin-1")
+        self.stand_ins = _stand_ins() | dict(stand_ins)
+        self.load_persistent = persistent_load
+
+    def find_class(self, module, name):
+        """A stand-in; never what the names mean in Python."""
+        return self.stand_ins.get((module, name), Record)
+
+    def persistent_load(self, pid):
+        """What a reference out of the pickle means to its format."""
+        if self.load_persistent is None:
+            raise pickle.UnpicklingError("it refers to data outside of it")
+        return self.load_persistent(pid)
+
+
+def load(data: bytes, stand_ins: Mapping | None = None, persistent_load=None):
+    """The object in a pickle of Python 2 or 3.
+
+    Args:
+        stand_ins: {(module, name): callable} beside those of this module.
+
+    Raises:
+        ValueError: the data are damaged or no pickle; the message says what is wrong.
+    """
+    try:
+        return _Unpickler(io.BytesIO(data), stand_ins or {}, persistent_load).load()
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise ValueError(f"{type(error).__name__}: {error}" if str(error) else "damaged") from None

@@ -1,0 +1,412 @@
+"""Weights of other programs give the other program's logits; and what foreign files may contain."""
+
+import importlib.util
+import json
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.import_weights import import_weights
+from alexnet_jax.pretrained import open_pretrained
+from alexnet_jax.weights import caffe, pickles, torchvision
+from tests import foreign, tiny
+
+GOLDEN = Path(__file__).parent / "golden"
+SIZE = 99  # of the golden records' images; their last maps are of 2 x 2 pixels
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Files of nets at 99 pixels instead of 224 and 227."""
+    monkeypatch.setattr(torchvision, "POOLED", 2)
+    for module in (torchvision, caffe):
+        monkeypatch.setattr(module, "IMAGE_SIZE", SIZE)
+
+
+def golden(name):
+    """What PyTorch computed: images uint8, logits, and weights without their prefix."""
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        weights = {key[2:]: arrays[key] for key in arrays if key.startswith("w/")}
+        return arrays["images"], arrays["logits"], weights
+
+
+def logits(directory, images):
+    net = open_pretrained(directory)
+    return np.asarray(jax.jit(net.model.apply)({"params": net.params}, images)[0])
+
+
+def assert_close(ours, theirs, tolerance=1e-4):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * abs(theirs).max())
+
+
+def lines(raised):
+    """The lines of the UserError."""
+    return str(raised.value).splitlines()
+
+
+# torchvision
+
+
+def test_torchvision_safetensors(small, tmp_path):
+    images, expected, weights = golden("torchvision")
+    file = tmp_path / "alexnet.safetensors"
+    safetensors.numpy.save_file(weights, file)
+    said = import_weights("torchvision", file, tmp_path / "out")
+    assert said.startswith("alexnet_owt, ")
+    assert_close(logits(tmp_path / "out", images.astype(np.float32) - 128), expected)
+
+
+def test_torchvision_preprocessing(small, tmp_path):
+    """Pixels in 0..1, mean and deviation of each channel, as its ImageClassification does."""
+    _, _, weights = golden("torchvision")
+    safetensors.numpy.save_file(weights, tmp_path / "x.safetensors")
+    import_weights("torchvision", tmp_path / "x.safetensors", tmp_path / "out")
+    picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    (ours,) = open_pretrained(tmp_path / "out").preprocess(picture)
+    start = (256 - SIZE) // 2
+    crop = picture[start : start + SIZE, start : start + SIZE] / 255
+    theirs = (crop - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch is not installed: no .pth can be written")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_pth_of_the_real_writer(small, tmp_path, torch, dtype, wrapped):
+    images, _, _ = golden("torchvision")
+    spec = importlib.util.spec_from_file_location("make_golden", GOLDEN / "make_golden.py")
+    make_golden = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_golden)
+    net = make_golden.seeded(make_golden.torchvision_layout(), seed=7)
+    net = net.to(getattr(torch, dtype)).double()  # rounded, so that the file has these numbers
+    state = {name: x.to(getattr(torch, dtype)) for name, x in net.state_dict().items()}
+    if wrapped:
+        state = {"epoch": 3, "state_dict": {f"module.{name}": x for name, x in state.items()}}
+    else:
+        state = type(net.state_dict())(state)  # an OrderedDict, as torchvision's files have
+    torch.save(state, tmp_path / "alexnet.pth")
+    import_weights("torchvision", tmp_path / "alexnet.pth", tmp_path / "out")
+    x = torch.from_numpy(images.astype(np.float64) - 128).permute(0, 3, 1, 2)
+    expected = make_golden.run_torchvision(net, x).detach().numpy()
+    assert_close(logits(tmp_path / "out", images.astype(np.float32) - 128), expected)
+
+
+def test_views_of_a_storage(tmp_path, torch):
+    base = torch.arange(24.0)
+    torch.save({"a": base[4:16].view(3, 4).T, "b": base[::5]}, tmp_path / "x.pth")
+    found = torchvision.read_tensors(tmp_path / "x.pth")
+    np.testing.assert_array_equal(found["a"], np.arange(4.0, 16).reshape(3, 4).T)
+    np.testing.assert_array_equal(found["b"], np.arange(0.0, 24, 5))
+
+
+def test_old_pth_is_named(tmp_path, torch):
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"before 1\.6.*torch\.save") as raised:
+        import_weights("torchvision", tmp_path / "x.pth", tmp_path / "out")
+    assert len(lines(raised)) == 1
+
+
+def pth(path, pickled, **members):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickled)
+        for name, data in members.items():
+            file.writestr(f"archive/data/{name}", data)
+    return path
+
+
+def test_tensor_beyond_its_storage(tmp_path):
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    storage += b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+    reach = b"K\x00(K\x05K\x05t(K\x05K\x01t\x89}tR"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + reach
+    data = b"\x80\x02}X\x01\x00\x00\x00a" + tensor + b"s."
+    file = pth(tmp_path / "x.pth", data, **{"0": np.zeros(4, "f4").tobytes()})
+    with pytest.raises(UserError, match="beyond its storage"):
+        torchvision.read_tensors(file)
+
+
+# Caffe
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("name", ["bvlc_alexnet", "caffenet"])
+def test_caffe(small, tmp_path, name, old):
+    """The order of pooling and normalisation tells the two apart, whose shapes are the same."""
+    images, expected, weights = golden(name)
+    (tmp_path / "x.caffemodel").write_bytes(foreign.caffemodel(name, weights, old=old))
+    said = import_weights("caffe", tmp_path / "x.caffemodel", tmp_path / "out")
+    assert said.startswith(f"{name}, ")
+    assert_close(logits(tmp_path / "out", images.astype(np.float32) - 128), expected)
+
+
+def test_caffe_preprocessing(small, tmp_path):
+    """BGR minus 104, 117, 123; or minus the mean image under each crop."""
+    _, _, weights = golden("caffenet")
+    file = tmp_path / "x.caffemodel"
+    file.write_bytes(foreign.caffemodel("caffenet", weights))
+    import_weights("caffe", file, tmp_path / "channels")
+    picture = np.random.default_rng(0).integers(0, 256, (120, 120, 3), np.uint8)
+    bgr = open_pretrained(tmp_path / "channels").preprocess(np.full((256, 256, 3), 130, np.uint8))
+    assert bgr[0, 0, 0, ::-1].tolist() == [130 - 104, 130 - 117, 130 - 123]
+
+    mean = np.random.default_rng(1).uniform(0, 255, (120, 120, 3)).astype(np.float32)
+    (tmp_path / "mean.binaryproto").write_bytes(foreign.binaryproto(mean))
+    import_weights("caffe", file, tmp_path / "image", str(tmp_path / "mean.binaryproto"))
+    views = open_pretrained(tmp_path / "image").preprocess(picture, 10)
+    np.testing.assert_array_equal(views[3], (picture - mean)[21:, :99])
+    np.testing.assert_array_equal(views[8], (picture - mean)[21:, :99][:, ::-1])
+
+
+def test_caffes_first_format_is_named(tmp_path):
+    (tmp_path / "x.caffemodel").write_bytes(foreign.first_format_caffemodel())
+    with pytest.raises(UserError, match="upgrade_net_proto_binary"):
+        import_weights("caffe", tmp_path / "x.caffemodel", tmp_path / "out")
+
+
+# cuda-convnet
+
+
+@pytest.mark.parametrize("make", [foreign.net145, foreign.net145_half])
+@pytest.mark.parametrize("as_list", [True, False])
+def test_cuda_convnet(tmp_path, make, as_list):
+    layers = make(seed=3)
+    file = tmp_path / "91.1001"
+    kept = layers if as_list else {layer["name"]: layer for layer in reversed(layers)}
+    file.write_bytes(foreign.checkpoint(kept))
+    said = import_weights("cuda_convnet", file, tmp_path / "out")
+    assert said.startswith(f"{make.__name__}, ")
+    images = np.random.default_rng(4).integers(-128, 128, (2, SIZE, SIZE, 3))
+    expected = np.stack([foreign.run(layers, image.transpose(2, 0, 1)) for image in images])
+    assert_close(logits(tmp_path / "out", images.astype(np.float32)), expected)
+
+
+def test_cuda_convnet_mean_and_names(tmp_path):
+    (tmp_path / "net").write_bytes(foreign.checkpoint(foreign.net145_half()))
+    mean = np.random.default_rng(0).uniform(0, 255, (3, 120, 120)).astype(np.float32)
+    names = [f"class number {i}" for i in range(10)]
+    meta = {"data_mean": mean.reshape(-1, 1), "label_names": names}
+    (tmp_path / "batches.meta").write_bytes(foreign.python2_pickle(meta))
+    import_weights("cuda_convnet", tmp_path / "net", tmp_path / "a", str(tmp_path / "batches.meta"))
+    net = open_pretrained(tmp_path / "a")
+    assert net.class_names == tuple(names)
+    picture = np.full((120, 120, 3), 100, np.uint8)
+    centre = mean.transpose(1, 2, 0)[10:109, 10:109]
+    for view in net.preprocess(picture, views=10):  # the centre of it, wherever the crop lay
+        np.testing.assert_array_equal(view, 100 - centre)
+
+
+def test_a_layer_of_unknown_kind_is_listed(tmp_path):
+    layers = foreign.net145_half()
+    next(layer for layer in layers if layer["name"] == "rnorm1a")["type"] = "cnorm"
+    (tmp_path / "net").write_bytes(foreign.checkpoint(layers))
+    with pytest.raises(UserError, match="cnorm, pool, act") as raised:
+        import_weights("cuda_convnet", tmp_path / "net", tmp_path / "out")
+    assert "net145_half, as wide as its first layer" in str(raised.value)
+
+
+# What is written
+
+
+def test_what_is_written(small, tmp_path):
+    _, _, weights = golden("torchvision")
+    file = tmp_path / "weights of mine.safetensors"
+    safetensors.numpy.save_file(weights, file)
+    out = tmp_path / "out"
+    import_weights("torchvision", file, out)
+    assert sorted(each.name for each in out.iterdir()) == ["weights.json", "weights.safetensors"]
+    told = json.loads((out / "weights.json").read_text())
+    assert told["model"]["name"] == "alexnet_owt"
+    assert told["source"]["file"] == file.name
+    assert told["preprocess"]["channel_order"] == "rgb"
+    import_weights("torchvision", file, out)  # once more is no harm
+
+    safetensors.numpy.save_file(weights | {"features.0.bias": weights["features.0.bias"] + 1}, file)
+    before = (out / "weights.json").read_bytes()
+    with pytest.raises(UserError, match="something else"):
+        import_weights("torchvision", file, out)
+    assert (out / "weights.json").read_bytes() == before
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("")
+    with pytest.raises(UserError, match="something else"):
+        import_weights("torchvision", file, tmp_path / "notes")
+
+
+def test_weights_that_were_changed_or_cut_off(small, tmp_path):
+    _, _, weights = golden("torchvision")
+    safetensors.numpy.save_file(weights, tmp_path / "x.safetensors")
+    import_weights("torchvision", tmp_path / "x.safetensors", tmp_path / "out")
+    file = tmp_path / "out" / "weights.safetensors"
+    whole = file.read_bytes()
+    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"weights\.safetensors") as raised:
+            open_pretrained(tmp_path / "out")
+        assert len(lines(raised)) == 1
+
+
+def test_the_command(tmp_path):
+    file = tmp_path / "91.1001"
+    file.write_bytes(foreign.checkpoint(foreign.net145_half()))
+    options = ("--from=cuda_convnet", f"--out={tmp_path / 'out'}")
+    run = tiny.command("alexnet_jax.import_weights", file, *options)
+    assert run.returncode == 0, run.stderr
+    assert "net145_half" in run.stdout
+    run = tiny.command("alexnet_jax.import_weights", tmp_path / "91.1002", *options)
+    assert run.returncode == 1
+    assert run.stderr == f"error: no file '{tmp_path / '91.1002'}'; did you mean '91.1001'?\n"
+
+
+# Files of other nets, and of nobody's
+
+
+def files(tmp_path):
+    """A file of each format, by program."""
+    _, _, weights = golden("torchvision")
+    _, _, caffe_weights = golden("caffenet")
+    state = safetensors.numpy.save(weights)
+    checkpoint = foreign.checkpoint(foreign.net145_half())
+    made = {
+        "torchvision": ("x.safetensors", state),
+        "caffe": ("x.caffemodel", foreign.caffemodel("caffenet", caffe_weights)),
+        "cuda_convnet": ("91.1001", checkpoint),
+    }
+    for name, data in made.values():
+        (tmp_path / name).write_bytes(data)
+    return {program: tmp_path / name for program, (name, _) in made.items()}
+
+
+def test_files_of_another_program(small, tmp_path):
+    made = files(tmp_path)
+    for program in made:
+        for other, file in made.items():
+            if other != program:
+                with pytest.raises(UserError, match=file.name) as raised:
+                    import_weights(program, file, tmp_path / "out")
+                assert len(lines(raised)) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_net_shows_both_lists(small, tmp_path):
+    _, _, weights = golden("caffenet")
+    del weights["conv4.weight"], weights["conv4.bias"]
+    weights["conv4.weight"], weights["conv4.bias"] = (
+        np.zeros((24, 8, 3, 3), "f4"),
+        np.zeros(24, "f4"),
+    )
+    (tmp_path / "x.caffemodel").write_bytes(foreign.caffemodel("caffenet", weights))
+    with pytest.raises(UserError) as raised:
+        import_weights("caffe", tmp_path / "x.caffemodel", tmp_path / "out")
+    text = str(raised.value)
+    assert "x.caffemodel" in lines(raised)[0]
+    assert "3 x 3 x 8 x 24" in text  # the file's
+    assert "3 x 3 x 12 x 24" in text  # the net's
+
+    _, _, weights = golden("torchvision")
+    safetensors.numpy.save_file({"features.0.weight": weights["features.0.weight"]}, tmp_path / "y")
+    with pytest.raises(UserError, match="15 of its 16 tensors") as raised:
+        import_weights("torchvision", tmp_path / "y", tmp_path / "out")
+    assert any("features.0.weight 4x3x11x11" in line for line in lines(raised))
+    assert any("classifier.6.bias" in line for line in lines(raised))
+
+
+def test_cut_off_anywhere(small, tmp_path):
+    rng = np.random.default_rng(0)
+    for program, file in files(tmp_path).items():
+        whole = file.read_bytes()
+        for length in [0, 1, 7, 9, 100, *rng.integers(0, len(whole), 8), len(whole) - 1]:
+            file.write_bytes(whole[:length])
+            with pytest.raises(UserError, match=file.name):
+                import_weights(program, file, tmp_path / "out")
+
+
+def test_flipped_bytes_are_an_error_or_other_numbers(small, tmp_path):
+    rng = np.random.default_rng(1)
+    for program, file in files(tmp_path).items():
+        whole = file.read_bytes()
+        for turn in range(15):
+            damaged = bytearray(whole)
+            for place in rng.integers(0, 400 if turn % 2 else len(whole), 5):
+                damaged[place] = rng.integers(256)
+            file.write_bytes(damaged)
+            try:
+                import_weights(program, file, tmp_path / f"{program}{turn}")
+            except UserError as error:
+                assert file.name in str(error)  # noqa: PT017
+
+
+class Evil:
+    """Unpickles by running a command."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        import os
+
+        return os.system, (f"touch {self.path}",)
+
+
+def test_nothing_in_a_pickle_runs(tmp_path):
+    trace = tmp_path / "it ran"
+    evil = pickle.dumps({"model_state": {"layers": []}, "op": Evil(trace)}, protocol=2)
+    (tmp_path / "net").write_bytes(evil)
+    with pytest.raises(UserError, match="no layer of it has weights"):
+        import_weights("cuda_convnet", tmp_path / "net", tmp_path / "out")
+    file = pth(tmp_path / "x.pth", pickle.dumps({"a": Evil(trace)}, protocol=2))
+    with pytest.raises(UserError, match="16 of its 16 tensors"):
+        import_weights("torchvision", file, tmp_path / "out")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("builtins", "eval"), ("__builtin__", "getattr"), ("numpy", "load"), ("os", "system")],
+)
+def test_names_in_a_pickle_mean_nothing(module, name):
+    data = b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"(X\x03\x00\x00\x001+1tR."
+    found = pickles.load(data)
+    assert isinstance(found, pickles.Record)
+    assert found.args == ("1+1",)
+
+
+def test_a_pickle_of_python_3():
+    array = np.arange(6, dtype=">i4").reshape(2, 3)
+    things = {"a": np.float64(1.5), "b": array, "c": OrderedDict(x=1), "d": {1, 2}}
+    found = pickles.load(pickle.dumps(things, protocol=2))
+    assert found["a"] == 1.5
+    np.testing.assert_array_equal(np.asarray(found["b"]), array)
+    assert (found["c"], found["d"]) == ({"x": 1}, {1, 2})
+
+
+def test_a_pickle_leaves_nothing_behind_in_the_reader():
+    """BUILD sets attributes on whatever a pickle names."""
+    named = b"\x80\x02c_codecs\nencode\n"
+    assert pickles.load(named + b"}X\x03\x00\x00\x00eggK\x01sb.").egg == 1
+    assert not hasattr(pickles.load(named + b"."), "egg")
+
+
+def test_pictures_of_pil_and_bytes(small, tmp_path):
+    """They are what NumPy's picture is, without loss in between."""
+    _, _, weights = golden("torchvision")
+    safetensors.numpy.save_file(weights, tmp_path / "x.safetensors")
+    import_weights("torchvision", tmp_path / "x.safetensors", tmp_path / "out")
+    preprocess = open_pretrained(tmp_path / "out").preprocess
+    picture = np.random.default_rng(0).integers(0, 256, (150, 111, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "x.png")
+    expected = preprocess(picture)
+    assert expected.shape == (1, SIZE, SIZE, 3)
+    assert expected.dtype == np.float32
+    np.testing.assert_array_equal(preprocess(Image.fromarray(picture)), expected)
+    np.testing.assert_array_equal(preprocess((tmp_path / "x.png").read_bytes()), expected)

@@ -1,0 +1,213 @@
+"""A run's net outside of its run: the same numbers, without the data set; and as a beginning."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import alexnet_jax
+from alexnet_jax import data
+from alexnet_jax.assemble import assemble
+from alexnet_jax.config import check_same_run, load_config, read_config
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluate import load_run
+from alexnet_jax.preprocess import Preprocess
+from alexnet_jax.pretrained import RECIPE, Recipe, begin_from, open_pretrained
+from alexnet_jax.train import train
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained):
+    """The run, its best parameters, and its log-probabilities of the first 16 test images."""
+    run, params, _ = load_run(trained.workdir)
+    batch = next(
+        data.eval_batches(
+            run.data,
+            "test",
+            batch_size=16,
+            views=data.views(1, 4),
+            shardings=run.layout.batch_shardings(),
+        )
+    )
+    return run, params, np.asarray(run.predict(params, batch))
+
+
+@pytest.fixture(scope="module")
+def pictures(trained):
+    """The bytes of the same images, in the same order."""
+    return [path.read_bytes() for path in sorted((trained.images / "test").glob("*/*"))[:16]]
+
+
+def log_probs(net, pictures, views=1):
+    images = np.concatenate([net.preprocess(picture, views) for picture in pictures])
+    return np.asarray(jax.nn.log_softmax(net.model.apply({"params": net.params}, images)[0]))
+
+
+def moved_away(trained, tmp_path):
+    """A copy of the run that looks for its data where there is nothing."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained.workdir, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["name"] = "folder:/nowhere"
+    (workdir / "config.json").write_text(json.dumps(config))
+    return workdir
+
+
+def test_evaluations_numbers_without_the_data_set(trained, evaluated, pictures, tmp_path):
+    net = open_pretrained(moved_away(trained, tmp_path))
+    np.testing.assert_allclose(log_probs(net, pictures), evaluated[2], atol=1e-5)
+    assert net.class_names == ("astronaut", "coffee", "gravel", "rocket")
+
+
+def test_a_run_from_before_it_kept_the_recipe(trained, evaluated, pictures, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained.workdir, workdir)
+    (workdir / RECIPE).unlink()
+    net = open_pretrained(workdir)
+    np.testing.assert_allclose(log_probs(net, pictures), evaluated[2], atol=1e-5)
+    assert net.class_names == ("astronaut", "coffee", "gravel", "rocket")
+
+
+def test_load_from_the_package(trained, evaluated, pictures):
+    model, params, preprocess = alexnet_jax.load(trained.workdir)
+    logits, activations = model.apply({"params": params}, preprocess(pictures[0]), train=False)
+    np.testing.assert_allclose(jax.nn.log_softmax(logits)[0], evaluated[2][0], atol=1e-5)
+    assert activations["conv1"].shape[0] == 1
+    with pytest.raises(AttributeError, match="no attribute 'laod'"):
+        alexnet_jax.laod  # noqa: B018
+
+
+def test_a_chosen_step(trained):
+    first, last = (open_pretrained(trained.workdir, step) for step in (5, 15))
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(first.params["fc8"]["kernel"], last.params["fc8"]["kernel"])
+    with pytest.raises(UserError, match="step 7"):
+        open_pretrained(trained.workdir, 7)
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, alexnet_jax; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tiny.ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("views", [1, 9, 10])
+@pytest.mark.parametrize("mean", ["channel", "image_centre", "image"])
+def test_the_arithmetic_is_that_of_training(mean, views):
+    """Bit for bit what `Preprocess` makes of the same crops on the device."""
+    rng = np.random.default_rng(0)
+    size = (12, 12, 3) if mean.startswith("image") else (3,)
+    values = rng.uniform(0, 255, size).astype(np.float32)
+    square = rng.integers(0, 256, (12, 12, 3), np.uint8)
+    recipe = Recipe(8, 12, values, mean == "image", np.full(3, 1 / 64, np.float32))
+    crops = np.array(data.views(views, 4), np.int32)
+    cut = [square[y : y + 8, x : x + 8] for y, x, _ in crops]
+    cut = [image[:, ::-1] if crop[2] else image for image, crop in zip(cut, crops, strict=True)]
+    preprocess = Preprocess(mean=values, own_place=mean == "image", scale=1 / 64)
+    expected = preprocess(jnp.asarray(np.stack(cut)), jnp.asarray(crops), None, 0)
+    np.testing.assert_array_equal(recipe(square, views), expected)
+
+
+def test_what_is_no_picture(trained):
+    preprocess = open_pretrained(trained.workdir).preprocess
+    for wrong in (
+        np.zeros((9, 9, 3)),
+        np.zeros((9, 9), np.uint8),
+        "x.png",
+        np.zeros((0, 9, 3), "u1"),
+    ):
+        with pytest.raises(UserError, match="a picture"):
+            preprocess(wrong)
+    with pytest.raises(UserError, match="views is 5"):
+        preprocess(np.zeros((9, 9, 3), np.uint8), 5)
+
+
+def test_where_nothing_is(trained, tmp_path):
+    (tmp_path / "loose.safetensors").write_bytes(b"")
+    for path, said in (
+        (tmp_path / "nothing", "no such file or directory"),
+        (tmp_path, r"no config\.json and no weights\.safetensors"),
+        (tmp_path / "loose.safetensors", r"loose\.json beside it.*import_weights"),
+    ):
+        with pytest.raises(UserError, match=said):
+            open_pretrained(path)
+
+
+# As a beginning
+
+
+def config_of(trained, **fields):
+    """The run's configuration for one step that changes next to nothing."""
+    config = load_config(trained.config_file)
+    with config.unlocked():
+        config.update(num_train_steps=1, **fields)
+        config.optim.learning_rate = 1e-12
+    return config
+
+
+def test_a_run_begins_from_another(trained, tmp_path, capsys):
+    source = tmp_path / "source"
+    shutil.copytree(trained.workdir, source)
+    config = config_of(trained, init_from=str(source))
+    assert train(config, tmp_path / "run") == 0
+    assert f"initial weights: 8 layers of {source}" in capsys.readouterr().out
+    files = (trained.workdir / "result.json", tmp_path / "run" / "result.json")
+    before, after = (json.loads(file.read_text()) for file in files)
+    assert after["final"]["loss"] == pytest.approx(before["best"]["loss"], rel=1e-4)
+
+    shutil.rmtree(source)
+    assert train(config, tmp_path / "run") == 0  # resumed, it doesn't read it again
+
+
+def test_all_layers_are_taken_to_where_the_run_has_them(trained):
+    run = assemble(config_of(trained))
+    fresh = run.fresh_state().params
+    began = begin_from(trained.workdir, run, fresh, lambda line: None)
+    for layer, arrays in open_pretrained(trained.workdir).params.items():
+        for kind, values in arrays.items():
+            np.testing.assert_array_equal(began[layer][kind], values)
+            assert began[layer][kind].sharding == fresh[layer][kind].sharding
+
+
+def test_other_classes_leave_the_last_layer(trained, tmp_path):
+    two = tmp_path / "two"
+    for split in ("train", "test"):
+        for name in ("coffee", "gravel"):
+            shutil.copytree(trained.images / split / name, two / split / name)
+    config = config_of(trained, init_from=str(trained.workdir))
+    with config.unlocked():
+        config.data.name = f"folder:{two}"
+    run, said = assemble(config), []
+    fresh = run.fresh_state().params
+    began = begin_from(config.init_from, run, fresh, said.append)
+    np.testing.assert_array_equal(began["fc8"]["kernel"], fresh["fc8"]["kernel"])
+    kernel = open_pretrained(trained.workdir).params["fc7"]["kernel"]
+    np.testing.assert_array_equal(began["fc7"]["kernel"], kernel)
+    assert "7 layers" in said[0]
+    assert "fc8 starts afresh: 4 classes there, 2 here" in said[1]
+
+
+def test_another_net_is_refused_and_leaves_nothing(trained, tmp_path):
+    config = config_of(trained, init_from=str(trained.workdir))
+    with config.unlocked():
+        config.model.hidden_units = 16
+    with pytest.raises(UserError, match="fc6, fc7, fc8 of it and of this net differ") as raised:
+        train(config, tmp_path / "run")
+    assert str(raised.value).count("conv1 5 x 5 x 3 x 6") == 2  # both nets' lists
+    # So the same directory takes the run, put right.
+    check_same_run(config_of(trained, init_from="elsewhere"), tmp_path / "run")
+
+
+def test_runs_from_before_the_field_resume(trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained.workdir, workdir)
+    old = json.loads((workdir / "config.json").read_text())
+    del old["init_from"]
+    (workdir / "config.json").write_text(json.dumps(old))
+    assert read_config(workdir).init_from == ""
+    assert train(load_config(trained.config_file), workdir) == 0
