@@ -34,36 +34,33 @@ def _final(name: str) -> Callable[[dict], float]:
     return lambda line: line["final"][name]
 
 
+def curve(line: dict, *, training: bool) -> list[dict]:
+    """The lines of a record's curve that are of the training split, or of the evaluated one."""
+    return [each for each in line["curve"] if (each["split"] == "train") == training]
+
+
 def _trained(name: str) -> Callable[[dict], float | None]:
     """The mean of a training number over the last epoch, as the steps saw it."""
 
     def of(line):
-        train = line["curve"]["train"]
-        last = train["epoch"][-1]
-        pairs = zip(train["epoch"], train[name], strict=True)
-        return statistics.fmean(value for epoch, value in pairs if epoch > last - 1)
+        train = curve(line, training=True)
+        last = [each[name] for each in train if each["epoch"] > train[-1]["epoch"] - 1]
+        return statistics.fmean(last)
 
     return of
 
 
 def _epochs_to_target(line: dict) -> float | None:
-    train = line["curve"]["train"]
-    pairs = zip(train["epoch"], train["top1_error"], strict=True)
-    return next((epoch for epoch, error in pairs if error <= TARGET), None)
-
-
-def evaluated(line: dict) -> dict[str, list]:
-    """The columns of a record's curve on the evaluation split."""
-    return next(columns for split, columns in line["curve"].items() if split != "train")
+    train = curve(line, training=True)
+    return next((each["epoch"] for each in train if each["top1_error"] <= TARGET), None)
 
 
 def _best_epoch(line: dict) -> float:
-    columns = evaluated(line)
-    return columns["epoch"][columns["loss"].index(min(columns["loss"]))]
+    return min(curve(line, training=False), key=lambda each: each["loss"])["epoch"]
 
 
 def _rise(line: dict) -> float:
-    losses = evaluated(line)["loss"]
+    losses = [each["loss"] for each in curve(line, training=False)]
     return losses[-1] - min(losses)
 
 

@@ -7,7 +7,8 @@ Beside these two it may have OVERRIDES, of every variant; SEEDS, how many of eac
 variant that the others are compared with ("baseline", or else the first); CLAIM, its number in the
 ledger; MEASURES, names out of experiments/compare.py; and PAPER, what the paper says of a variant's
 difference to the baseline: a number in the first measure, "higher" or "lower", or a dict of these
-by measure. The file's first line says what it is about.
+by measure. The file's first line says what it is about. A variant whose `init_from` is another's
+name begins, seed by seed, with the weights that the other ended with.
 """
 
 import ast
@@ -53,6 +54,11 @@ class Sweep:
     measures: tuple[str, ...] = ("top1_error", "loss")
     paper: dict[str, float | str | dict[str, float | str]] = field(default_factory=dict)
 
+    @property
+    def sources(self) -> set[str]:
+        """The variants that only give others their initial weights."""
+        return {fields.get("init_from") for fields in self.variants.values()} & set(self.variants)
+
     def said(self, variant: str, measure: str) -> float | str | None:
         """What the paper says of the variant's difference to the baseline in the measure."""
         paper = self.paper.get(variant)
@@ -70,6 +76,7 @@ class Cell:
     seed: int
     config: ConfigDict
     digest: str
+    source: "Cell | None" = None  # the run with whose weights it begins
 
     @property
     def overrides(self) -> dict:
@@ -91,6 +98,8 @@ class Cell:
         fields = {**self.overrides, "seed": self.seed}
         if data_dir:
             fields["data.data_dir"] = data_dir
+        if self.source:
+            fields["init_from"] = workdir.parent / self.source.folder
         flags = [f"--config.{name}={value}" for name, value in fields.items()]
         main = [python, "-m", "alexnet_jax.main", f"--config={self.sweep.base}"]
         return [*main, f"--workdir={workdir}", *flags]
@@ -224,8 +233,12 @@ def cell(sweep: Sweep, variant: str, seed: int) -> Cell:
         # Defaults are left out, so that a field that is added later renames no earlier run.
         if name not in ("name", "num_classes") and value != getattr(AlexNet, name):
             decisive[f"model.{name}"] = value
-    text = json.dumps(decisive, sort_keys=True)
-    return Cell(sweep, variant, seed, config, hashlib.sha256(text.encode()).hexdigest()[:12])
+    source = None
+    if config.init_from in sweep.sources:
+        source = cell(sweep, config.init_from, seed)
+        decisive["init_from"] = source.digest
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+    return Cell(sweep, variant, seed, config, digest, source)
 
 
 def cells(sweeps: Sequence[Sweep], seeds: int | None = None) -> list[Cell]:

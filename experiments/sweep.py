@@ -36,7 +36,7 @@ from rich.live import Live
 from rich.table import Table
 
 from alexnet_jax import cli, lock, metrics
-from alexnet_jax.console import duration, say, table
+from alexnet_jax.console import duration, say
 from alexnet_jax.errors import UserError
 from experiments.definition import ROOT, Cell, Sweep, cells, cost, load_sweep
 from experiments.record import read_records, read_run, write_records
@@ -50,15 +50,24 @@ CPU_RATE = 5e10  # floating-point operations a second of one core, until a run h
 class State:
     """Where a run is: `status` is waiting, running, elsewhere, done or failed."""
 
-    cell: Cell
+    cells: list[Cell]  # the same run in each sweep that has it
     workdir: Path
-    titles: list[str]  # one for each sweep that has it
     flops: float | None
     status: str = "waiting"
     note: str = ""  # the error of a finished run, or why it failed
     seconds: float | None = None  # wall time of a finished run
     part: float = 0.0  # of a running one
     since: float = 0.0
+
+    @property
+    def cell(self) -> Cell:
+        """The run as the first of the sweeps has it."""
+        return self.cells[0]
+
+    @property
+    def title(self) -> str:
+        """How it is called on the screen."""
+        return self.cell.title
 
 
 @dataclass(eq=False)
@@ -77,10 +86,9 @@ def plan(sweeps: Sequence[Sweep], out: Path, seeds: int | None = None) -> list[S
     states: dict[str, State] = {}
     for cell in cells(sweeps, seeds):
         if cell.digest in states:
-            states[cell.digest].titles.append(cell.title)
+            states[cell.digest].cells.append(cell)
         else:
-            workdir = out / cell.folder
-            states[cell.digest] = State(cell, workdir, [cell.title], cost(cell.config))
+            states[cell.digest] = State([cell], out / cell.folder, cost(cell.config))
     for state in states.values():
         _look(state)
     return list(states.values())
@@ -112,14 +120,17 @@ def run(sweeps: Sequence[Sweep], states: Sequence[State], *, jobs: int, data_dir
                 say(f"stopped by {stop[0]}; the same command goes on")
                 return os.EX_TEMPFAIL
             for state in states:
-                if state.status == "elsewhere" and _look(state):
-                    _record(sweeps, states)
-                    board.tell(state)
-                if free and state.status in ("waiting", "elsewhere"):
+                before, claim = state.status, None
+                if before == "elsewhere":
+                    _look(state)
+                if free and state.status in ("waiting", "elsewhere") and _ready(state, states):
                     claim = _claim(state)
-                    if claim:
-                        children.append(_start(state, claim, free.pop(0), data_dir))
-                        board.tell(state)
+                if claim:
+                    children.append(_start(state, claim, free.pop(0), data_dir))
+                elif state.status == "done" != before:  # by another process
+                    _record(sweeps, states)
+                if claim or state.status != before:
+                    board.tell(state)
             if not any(state.status in ("waiting", "running", "elsewhere") for state in states):
                 break
             board.show()
@@ -127,7 +138,7 @@ def run(sweeps: Sequence[Sweep], states: Sequence[State], *, jobs: int, data_dir
     failed = [state for state in states if state.status == "failed"]
     say(f"{len(states) - len(failed)} of {len(states)} runs are done")
     for state in failed:
-        say(f"failed: {state.titles[0]}: {state.note}; see {state.workdir / 'log'}")
+        say(f"failed: {state.title}: {state.note}; see {state.workdir / 'log'}")
     return 1 if failed else 0
 
 
@@ -149,6 +160,16 @@ def _look(state: State) -> bool:
     state.note = f"{result['final']['top1_error']:.2f}%"
     state.seconds = _sessions(state.workdir)["seconds"]
     return True
+
+
+def _ready(state: State, states: Sequence[State]) -> bool:
+    """Whether the run has what it begins with; it fails with the run that should have made that."""
+    if state.cell.source is None:
+        return True
+    source = next(each for each in states if each.cell.digest == state.cell.source.digest)
+    if source.status == "failed":
+        state.status, state.note = "failed", f"it begins with a run that failed: {source.title}"
+    return source.status == "done"
 
 
 def _claim(state: State) -> lock.Lock | None:
@@ -244,27 +265,26 @@ def _record(sweeps: Sequence[Sweep], states: Sequence[State]) -> None:
 
     Lines of runs that are not here, as of another machine, stay while the sweep still means them.
     """
-    done = {state.cell.digest: state for state in states if state.status == "done"}
     out = states[0].workdir.parent
     with _alone(out / "recording"):
         for sweep in sweeps:
-            _write_records(sweep, done)
+            _write_records(sweep, states)
 
 
-def _write_records(sweep: Sweep, done: dict[str, State]) -> None:
+def _write_records(sweep: Sweep, states: Sequence[State]) -> None:
     old = read_records(sweep.name)
-    count = max([state.cell.seed + 1 for state in done.values()], default=0)
-    count = max([count, sweep.seeds, *(line["seed"] + 1 for line in old)])
     kept = {line["digest"]: line for line in old}
+    here = {each.digest: state for state in states for each in state.cells if each.sweep is sweep}
+    # Of the lines before, those that the sweep still means, whichever seeds are asked for now.
+    count = max(line["seed"] + 1 for line in old) if old else 0
+    count = max([count, *(state.cell.seed + 1 for state in states)])
     lines = []
-    for cell in cells([sweep], count):
-        if cell.digest in done:
-            state = done[cell.digest]
-            # Once written, a line stays: two sweeps' copies of it are of one run.
-            lines.append(kept.get(cell.digest) or _line(cell, state.workdir))
-        elif cell.digest in kept:
-            lines.append(kept[cell.digest])
-    if lines != old:
+    for each in cells([sweep], count):
+        if each.digest in here and here[each.digest].status == "done":
+            lines.append(_line(each, here[each.digest].workdir))
+        elif each.digest in kept:
+            lines.append(kept[each.digest])
+    if lines:
         write_records(sweep.name, lines)
 
 
@@ -279,24 +299,21 @@ def _line(cell: Cell, workdir: Path) -> dict:
         "config": cell.sweep.base,
         "overrides": cell.overrides,
         "settings": cell.settings(),
-        **{name: result[name] for name in ("final", "best", "epochs")},
+        **{name: result[name] for name in ("final", "best", "epochs", "images_per_second")},
         "wall_seconds": sessions["seconds"],
         "cores": sessions["cores"],
         **{name: result[name] for name in ("commit", "date", "command", "hardware", "versions")},
-        "curve": _columns(curve),
+        "curve": [_short(each) for each in curve],
     }
 
 
-def _columns(lines: Sequence[dict]) -> dict[str, dict[str, list]]:
-    """The lines of metrics.jsonl by split, a list for each name: a third of their length."""
-    curve: dict[str, dict[str, list]] = {}
-    for line in lines:
-        columns = curve.setdefault(line["split"], {})
-        for name in ("step", "epoch", "loss", "top1_error", "top5_error"):
-            value = line[name]
-            shown = float(f"{value:.5g}") if isinstance(value, float) else value
-            columns.setdefault(name, []).append(shown)
-    return curve
+def _short(line: dict) -> dict:
+    """A line of metrics.jsonl without what varies from minute to minute, and five digits long."""
+    names = ("step", "epoch", "split", "loss", "top1_error", "top5_error")
+    return {
+        name: float(f"{line[name]:.5g}") if isinstance(line[name], float) else line[name]
+        for name in names
+    }
 
 
 @contextlib.contextmanager
@@ -340,7 +357,7 @@ class _Board:
             return
         seconds = f", {duration(state.seconds)}" if state.status == "done" else ""
         note = f" {state.note}" if state.status != "running" else ""
-        say(f"{self._summary()}  {state.titles[0]}: {state.status}{note}{seconds}")
+        say(f"{self._summary()}  {state.title}: {state.status}{note}{seconds}")
 
     def show(self) -> None:
         """Draws the table: the running runs first, then the failed, waiting and finished ones."""
@@ -357,7 +374,7 @@ class _Board:
             part = f" {state.part:.0%}" if state.status == "running" else ""
             left = _left(state, rate)
             time_left = "" if state.status in ("done", "failed") else _shown(left)
-            shown.add_row(state.titles[0], f"{state.status}{part} {state.note}", time_left)
+            shown.add_row(state.title, f"{state.status}{part} {state.note}", time_left)
         if len(rows) > room:
             shown.add_row(f"and {len(rows) - room} more", "", "")
         self._live.update(shown, refresh=True)
@@ -430,12 +447,10 @@ def main(files: list[str]) -> int:
     states = plan(sweeps, Path(flags.FLAGS.out).absolute(), seeds)
     if flags.FLAGS.dry_run:
         rates = _rates(states)
-        rows = [
-            (title, state.cell.folder, state.status, _shown(_left(state, rates)))
-            for state in states
-            for title in state.titles
-        ]
-        table("runs", ("run", "work directory", "state", "time left"), rows)
+        for state in states:
+            for each in state.cells:
+                left = _shown(_left(state, rates))
+                say(f"{each.title:60}  {state.cell.folder:36}  {state.status:8}  {left:>12} left")
         left = _shown(_total_left(states, jobs))
         say(f"{len(states)} runs, {left} left with --jobs={jobs}")
         return 0

@@ -1,0 +1,219 @@
+"""What the trained nets of the sweeps show besides their errors: claims 1, 10, 14 and 15.
+
+    python -m experiments.analyse [averaging|views|specialisation|neighbours …]
+        [--out=runs/sweeps] [--data_dir=DIR]
+
+Reads the checkpoints of finished runs in --out, trains nothing, and writes
+experiments/results/NAME/runs.jsonl. What each is, `experiments.definition.ANALYSES` says.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from alexnet_jax import cli, data, metrics
+from alexnet_jax.assemble import Run
+from alexnet_jax.console import say
+from alexnet_jax.errors import UserError, choose
+from alexnet_jax.evaluate import evaluate, evaluate_together, load_run
+from alexnet_jax.preprocess import make_preprocess
+from experiments.definition import Cell, cell, load_all
+from experiments.record import write_records
+
+AVERAGED = 5  # nets, as in the paper's Table 2
+NEAREST = 5
+SHUFFLES = 1000  # random deals of conv1's kernels to two towers
+QUERIES = 500  # images whose distances to all others are computed at once
+
+Trained = tuple[Run, dict]  # with its parameters
+
+
+def finished(out: Path) -> dict[str, list[Cell]]:
+    """The cells that have ended, in the order of seeds, of each kind of net on Imagenette's bench.
+
+    Each kind once, under the name of the first sweep that has it; `baseline` is the bench's own.
+    """
+    found: dict[str, list[Cell]] = {}
+    seen = set()
+    for sweep in load_all():
+        if sweep.base != "configs/bench_imagenette.py" or "num_epochs" in sweep.overrides:
+            continue
+        for variant in sweep.variants:
+            cells = [cell(sweep, variant, seed) for seed in range(AVERAGED)]
+            ended = [each for each in cells if (out / each.folder / "result.json").exists()]
+            if ended and ended[0].digest not in seen:
+                seen.update(each.digest for each in ended)
+                name = f"{sweep.name}: {variant}" if ended[0].overrides else "baseline"
+                found[name] = ended
+    return found
+
+
+def averaging(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Iterator[dict]:
+    """One net alone, on average, and the mean of the predictions of five, of each kind of net."""
+    number = 0
+    for name, cells in runs.items():
+        if len(cells) < AVERAGED:
+            continue
+        nets, params = zip(*map(load, cells), strict=True)
+        *alone, together = evaluate_together(nets, params)
+        for variant, results in (("one net", alone), ("five averaged", [together])):
+            mean = {
+                key: float(np.mean([each[key] for each in results]))
+                for key in ("top1_error", "top5_error", "loss")
+            }
+            yield {"variant": variant, "seed": number, "kind": name, "measures": mean}
+        number += 1
+
+
+def views(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Iterator[dict]:
+    """The baseline's errors from the centre and from ten views."""
+    for each in runs["baseline"]:
+        run, params = load(each)
+        for variant, count in (("centre", 1), ("ten views", 10)):
+            result = evaluate(run, params, views=count)
+            yield {"variant": variant, "seed": each.seed, "measures": result}
+
+
+def specialisation(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Iterator[dict]:
+    """How far the towers' kernels of conv1 differ in colour, and how far chance would have it."""
+    for each in runs["baseline"]:
+        _, params = load(each)
+        share = colour_energy(np.asarray(params["conv1"]["kernel"]))
+        rng = np.random.default_rng(each.seed)
+        shuffled = [gap(rng.permutation(share)) for _ in range(SHUFFLES)]
+        halves = [100 * float(half.mean()) for half in np.split(share, 2)]
+        for variant, value in (("kernels shuffled", np.mean(shuffled)), ("as trained", gap(share))):
+            measured = {"colour_gap": float(value)}
+            yield {"variant": variant, "seed": each.seed, "measures": measured, "towers": halves}
+
+
+def colour_energy(kernel: np.ndarray) -> np.ndarray:
+    """Each kernel's share of energy in colour, [C] in 0..1, of a kernel [h, w, 3, C].
+
+    What is left of its squares when each weight's mean over red, green and blue is taken out.
+    """
+    grey = kernel.mean(axis=2, keepdims=True)
+    return ((kernel - grey) ** 2).sum((0, 1, 2)) / (kernel**2).sum((0, 1, 2))
+
+
+def gap(share: np.ndarray) -> float:
+    """The difference of the means of the two halves, in points."""
+    first, second = np.split(share, 2)
+    return 100 * abs(float(first.mean() - second.mean()))
+
+
+def neighbours(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Iterator[dict]:
+    """Of the five nearest training images, the share of the query's class, in fc7 and in pixels."""
+    for each in runs["baseline"]:
+        run, params = load(each)
+        spec = run.data.spec
+        splits = [features(run, params, split) for split in (spec.eval_split, spec.train_split)]
+        for variant in ("pixels", "fc7"):
+            queries, base = (split[variant] for split in splits)
+            labels, base_labels = (split["labels"] for split in splits)
+            near, _ = nearest(queries, base, NEAREST)
+            right = 100 * float(np.mean(base_labels[near] == labels[:, None]))
+            measured = {"precision_at_5": right}
+            yield {"variant": variant, "seed": each.seed, "measures": measured}
+
+
+def features(run: Run, params: dict, split: str) -> dict[str, np.ndarray]:
+    """Every example of a split, from its centre.
+
+    Returns `fc7` float32 [N, units], `logits` float32 [N, classes], `pixels` float32 [N, S*S*3] as
+    the net reads them, `images` uint8 [N, S, S, 3] and `labels` int32 [N].
+    """
+    config = run.config
+    prep = make_preprocess(
+        data.statistics(run.data),
+        mean=config.data.mean,
+        scale=config.data.scale,
+        colour_noise="none",
+        colour_noise_std=0.0,
+        noise_until_step=0,
+    )
+
+    @jax.jit
+    def forward(params, batch):
+        images, crops = batch["images"][:, 0], batch["crops"][:, 0]
+        pixels = prep(images, crops, None, jnp.int32(0))
+        logits, activations = run.model.apply({"params": params}, pixels)
+        flat = pixels.reshape(len(pixels), -1)
+        return {"fc7": activations["fc7"], "logits": logits, "pixels": flat, "images": images}
+
+    batches = data.eval_batches(
+        run.data,
+        split,
+        batch_size=config.batch_size,
+        views=data.views(1, run.data.resize_size - run.data.spec.image_size),
+        shardings=run.layout.batch_shardings(),
+    )
+    parts = [
+        jax.device_get({**forward(params, each), "labels": each["labels"], "mask": each["mask"]})
+        for each in batches
+    ]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    real = whole.pop("mask") > 0
+    return {name: values[real] for name, values in whole.items()}
+
+
+def nearest(queries: np.ndarray, base: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of `base` [M, D] nearest to each of `queries` [N, D], nearest first.
+
+    Returns indices int [N, count] and Euclidean distances [N, count].
+    """
+    indices, distances = [], []
+    norms = (base**2).sum(1)
+    for start in range(0, len(queries), QUERIES):
+        some = queries[start : start + QUERIES]
+        squared = (some**2).sum(1)[:, None] + norms - 2 * some @ base.T
+        order = np.argsort(squared, axis=1, kind="stable")[:, :count]
+        indices.append(order)
+        distances.append(np.sqrt(np.maximum(np.take_along_axis(squared, order, axis=1), 0)))
+    return np.concatenate(indices), np.concatenate(distances)
+
+
+KINDS = {
+    "averaging": averaging,
+    "views": views,
+    "specialisation": specialisation,
+    "neighbours": neighbours,
+}
+
+
+def loader(out: Path, data_dir: str = "") -> Callable[[Cell], Trained]:
+    """A function that opens a finished cell's run with its parameters."""
+
+    @functools.lru_cache(maxsize=AVERAGED)  # each holds its data set
+    def load(of: Cell) -> Trained:
+        run, params, _ = load_run(out / of.folder, data_dir=data_dir)
+        return run, params
+
+    return load
+
+
+def main(names: Sequence[str]) -> None:
+    """Analyses, and records."""
+    for name in names:
+        choose(name, KINDS, "analysis")
+    out = Path(flags.FLAGS.out)
+    runs = finished(out)
+    if "baseline" not in runs:
+        raise UserError(f"no finished run of the baseline in '{out}': run experiments/sweeps first")
+    load = loader(out, flags.FLAGS.data_dir)
+    produced = metrics.provenance()
+    for name in names or KINDS:
+        lines = [{**line, **produced} for line in KINDS[name](runs, load)]
+        write_records(name, lines)
+        say(f"{name}: {len(lines)} lines")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", "runs/sweeps", "Where the runs of the sweeps are.")
+    flags.DEFINE_string("data_dir", "", "Where TFDS's data sets lie.")
+    cli.run(main, takes_files=True)

@@ -1,0 +1,334 @@
+"""The paper's figures, drawn from recorded results and from checkpoints.
+
+    python -m experiments.figures [NAME …] [--out=runs/sweeps] [--workdir=RUN] [--data_dir=DIR]
+
+Writes experiments/figures/NAME.png and .svg. Without names: all whose records or runs are there.
+Kernels, predictions and neighbours are of the run in --workdir, or else of the bench's baseline.
+"""
+
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, Rectangle
+
+from alexnet_jax import cli, models, names, plots
+from alexnet_jax.console import layer_rows, say
+from alexnet_jax.errors import UserError, choose
+from alexnet_jax.evaluate import load_run
+from alexnet_jax.models.alexnet import Conv
+from experiments import analyse
+from experiments.compare import TARGET, by_seed, curve
+from experiments.definition import Sweep, studies
+from experiments.record import read_records
+
+FOLDER = Path(__file__).parent / "figures"
+COLOURS = ("#1f5fa8", "#d1495b", "#4f9d69", "#8a6bbe")
+INK = "#222222"
+SHOWN = 8  # validation images in Figure 4
+
+
+class Missing(UserError):
+    """There is nothing to draw from yet."""
+
+
+def records(name: str) -> tuple[Sweep, list[dict]]:
+    """A sweep with its records.
+
+    Raises:
+        Missing: there are none.
+    """
+    lines = read_records(name)
+    if not lines:
+        raise Missing(f"no records of '{name}': run experiments/sweeps/{name}.py")
+    return studies()[name], lines
+
+
+def _axes(width: float, height: float, **options):
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    axes = figure.subplots(**options)
+    for each in np.ravel(axes):
+        each.spines[["top", "right"]].set_visible(False)
+        each.tick_params(labelsize=8)
+        each.xaxis.label.set_size(9)
+        each.yaxis.label.set_size(9)
+    return figure, axes
+
+
+def _save(figure: Figure, name: str) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for suffix in ("png", "svg"):
+        # Without a date, the same records give the same file.
+        extra = {"metadata": {"Date": None}} if suffix == "svg" else {}
+        figure.savefig(FOLDER / f"{name}.{suffix}", **extra)
+
+
+def activations(name: str) -> None:
+    """Figure 1: training error over epochs of each activation, a line a seed, and 25%."""
+    sweep, lines = records(name)
+    figure, axes = _axes(5.6, 3.8)
+    reached = {}
+    for variant, colour in zip(sweep.variants, COLOURS, strict=False):
+        epochs = by_seed(lines, variant, "epochs_to_25").values()
+        rate = sweep.variants[variant]["optim.learning_rate"]
+        shown = f"{variant}, rate {rate:g}: "
+        if not epochs:
+            continue
+        if None not in epochs:
+            reached[variant] = statistics.fmean(epochs)
+            shown += f"{reached[variant]:.1f} epochs"
+        else:
+            shown += f"not in {sweep.variants[variant]['num_epochs']} epochs"
+        for number, line in enumerate(each for each in lines if each["variant"] == variant):
+            label = None if number else shown
+            points = _points(curve(line, training=True), "top1_error")
+            axes.plot(*points, color=colour, lw=1.2, alpha=0.8, label=label)
+    axes.axhline(TARGET, color=INK, lw=0.8, ls="--")
+    axes.annotate("25%", (axes.get_xlim()[1], TARGET), fontsize=8, ha="right", va="bottom")
+    axes.set(xlabel="epochs", ylabel="training error, %", ylim=(0, 92), xlim=(0, None))
+    axes.set_title(_title(reached), fontsize=9, loc="left")
+    axes.legend(fontsize=8, frameon=False)
+    _save(figure, name)
+
+
+def _points(lines: Sequence[dict], name: str) -> tuple[list, list]:
+    return [line["epoch"] for line in lines], [line[name] for line in lines]
+
+
+def _title(reached: dict[str, float]) -> str:
+    paper = "the paper's Figure 1: ReLU 6× sooner than tanh"
+    if {"relu", "tanh"} <= reached.keys():
+        return f"ReLU {reached['tanh'] / reached['relu']:.1f}× sooner than tanh; {paper}"
+    return paper
+
+
+def dropout(name: str) -> None:
+    """Training and validation error, and validation loss, with and without dropout."""
+    sweep, lines = records(name)
+    figure, (errors, losses) = _axes(8.0, 3.6, ncols=2)
+    for variant, colour in zip(sweep.variants, COLOURS, strict=False):
+        shown = "dropout 0.5" if variant == sweep.baseline else variant
+        for number, line in enumerate(each for each in lines if each["variant"] == variant):
+            train, valid = (curve(line, training=training) for training in (True, False))
+            style = {"color": colour, "lw": 1.2, "alpha": 0.8}
+            labels = [
+                None if number else f"{shown}, {split}" for split in ("training", "validation")
+            ]
+            errors.plot(*_points(train, "top1_error"), ls=":", label=labels[0], **style)
+            errors.plot(*_points(valid, "top1_error"), label=labels[1], **style)
+            losses.plot(*_points(valid, "loss"), label=None if number else shown, **style)
+    errors.set(xlabel="epochs", ylabel="top-1 error, %", ylim=(0, 90))
+    losses.set(xlabel="epochs", ylabel="validation loss")
+    for each in (errors, losses):
+        each.legend(fontsize=8, frameon=False)
+    errors.set_title(
+        "training error: as the steps see it, with their dropout", fontsize=9, loc="left"
+    )
+    losses.set_title("the paper: about twice the iterations with dropout", fontsize=9, loc="left")
+    _save(figure, name)
+
+
+def dropout_pooling(name: str) -> None:
+    """A heat map of the mean validation error of each cell, with its deviation over seeds."""
+    _, lines = records(name)
+    cells = {line["variant"]: None for line in lines}
+    rates = list(dict.fromkeys(cell.partition(", ")[0] for cell in cells))
+    poolings = list(dict.fromkeys(cell.partition(", ")[2] for cell in cells))
+    means = np.full((len(rates), len(poolings)), np.nan)
+    figure, axes = _axes(5.2, 3.8)
+    for (row, rate), (column, pooling) in itertools.product(enumerate(rates), enumerate(poolings)):
+        values = list(by_seed(lines, f"{rate}, {pooling}", "top1_error").values())
+        if not values:
+            continue
+        means[row, column] = statistics.fmean(values)
+        spread = f"\n± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        text = f"{means[row, column]:.1f}{spread}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=9, color=INK)
+    low, high = np.nanmin(means), np.nanmax(means)
+    # Pale colours only, so that the text reads on all of them.
+    image = axes.imshow(means, cmap="YlOrRd", aspect="auto", vmin=low, vmax=high + (high - low))
+    bar = figure.colorbar(image, ax=axes, label="validation top-1 error, %", boundaries=None)
+    bar.ax.set_ylim(low, high)
+    bar.ax.tick_params(labelsize=8)
+    bar.ax.yaxis.label.set_size(9)
+    axes.set_xticks(range(len(poolings)), poolings)
+    axes.set_yticks(range(len(rates)), rates)
+    paper = ("dropout 0.5", "max 3x3")
+    if paper[0] in rates and paper[1] in poolings:
+        corner = (poolings.index(paper[1]) - 0.5, rates.index(paper[0]) - 0.5)
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec=INK, lw=2))
+    axes.set_title(
+        "mean and deviation over seeds; framed: the paper's choice", fontsize=9, loc="left"
+    )
+    axes.spines[:].set_visible(False)
+    _save(figure, name)
+
+
+def architecture(name: str) -> None:
+    """Figure 2: the paper's net, from the module itself; an arrow wherever a layer reads."""
+    model = models.create("alexnet")
+    shapes = {row: shape for row, shape, _ in layer_rows(model, (224, 224, 3))}
+    figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.axis("off")
+    towers = model.towers
+    centres = [3.2, 0.0]
+    x, before = 0.0, None
+    _box(axes, x, sum(centres) / 2, 0.5, 2.6, "image\n224×224×3", "#dddddd")
+    before = [(x + 0.25, sum(centres) / 2)]
+    for row in model.layers:
+        x += 1.3
+        shape = shapes[row.name]
+        conv = isinstance(row, Conv)
+        height = 0.7 + 1.7 * shape[0] / 55 if conv else 1.5
+        last = row is model.layers[-1]
+        places = [sum(centres) / 2] if last else centres
+        here = []
+        for tower, y in enumerate(places):
+            own = shape[-1] if last else shape[-1] // towers
+            size = f"{shape[0]}×{shape[1]}×{own}" if conv else f"{own}"
+            _box(axes, x, y, 0.42, height, f"{row.name}\n{size}", COLOURS[0 if conv else 2])
+            reads = range(len(before)) if _joins(row) or len(before) == 1 else [tower]
+            for source in reads:
+                crossing = len(before) > 1 and source != tower and not last
+                _arrow(axes, before[source], (x - 0.21, y), crossing)
+            here.append((x + 0.21, y))
+        if conv:
+            stride = f"/{row.stride}" if row.stride > 1 else ""
+            norm = [{"lrn": "LRN", "pool": "pool"}[op] for op in row.then if op in ("lrn", "pool")]
+            under = [f"{row.kernel}×{row.kernel}{stride}", *norm]
+            axes.text(x, -1.75, "\n".join(under), ha="center", va="top", fontsize=8, color=INK)
+        elif "drop" in row.then:
+            axes.text(x, -1.75, f"dropout\n{model.dropout:g}", ha="center", va="top", fontsize=8)
+        before = here
+    axes.set(xlim=(-0.5, x + 0.6), ylim=(-3.1, 5.2))
+    axes.text(-0.4, -3, "two towers; red: what crosses between them", fontsize=9, color=INK)
+    _save(figure, name)
+
+
+def _joins(row) -> bool:
+    return getattr(row, "joins", True)  # dense layers read both towers
+
+
+def _box(axes, x, y, width, height, text, colour) -> None:
+    corner = (x - width / 2, y - height / 2)
+    axes.add_patch(Rectangle(corner, width, height, fc=colour, ec=INK, lw=0.8, alpha=0.45))
+    axes.text(x, y + height / 2 + 0.06, text, ha="center", va="bottom", fontsize=7.5, color=INK)
+
+
+def _arrow(axes, start, end, crossing) -> None:
+    colour = COLOURS[1] if crossing else "#888888"
+    arrow = FancyArrowPatch(
+        start, end, arrowstyle="-|>", mutation_scale=7, color=colour, lw=0.9, shrinkA=0, shrinkB=0
+    )
+    axes.add_patch(arrow)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where checkpoints are found."""
+
+    out: Path
+    data_dir: str
+    workdir: str | None = None
+
+    def baseline(self):
+        """(Run, parameters) of `workdir`, or of the baseline's first finished run in `out`."""
+        if self.workdir:
+            return load_run(Path(self.workdir), data_dir=self.data_dir)[:2]
+        found = analyse.finished(self.out)
+        if "baseline" not in found:
+            raise Missing(f"no finished run of the baseline in '{self.out}'")
+        return analyse.loader(self.out, self.data_dir)(found["baseline"][0])
+
+
+def kernels(name: str, runs: Runs) -> None:
+    """Figure 3: conv1's kernels, each tower's in a block, with its colour energy."""
+    _, params = runs.baseline()
+    kernel = np.asarray(params["conv1"]["kernel"])
+    share = analyse.colour_energy(kernel)
+    towers = list(zip(np.split(kernel, 2, axis=-1), np.split(share, 2), strict=True))
+    columns = 12
+    each = kernel.shape[-1] // 2
+    lines = -(-each // columns)
+    figure = Figure(
+        figsize=(0.62 * columns, 2 * (0.3 + 0.65 * lines)), dpi=150, layout="constrained"
+    )
+    panels = figure.subfigures(2, 1)
+    for number, (panel, (own, colour)) in enumerate(zip(panels, towers, strict=True)):
+        grid = panel.subplots(lines, columns, squeeze=False)
+        order = np.argsort(colour)
+        for axes in grid.flat:
+            axes.axis("off")
+        for axes, index in zip(grid.flat, order, strict=False):
+            one = own[..., index]
+            axes.imshow(0.5 + 0.5 * one / np.abs(one).max(), interpolation="nearest")
+        text = f"tower {number + 1}: {100 * colour.mean():.0f}% of the energy in colour"
+        panel.suptitle(text, fontsize=9, x=0.01, ha="left")
+    _save(figure, name)
+
+
+def predictions(name: str, runs: Runs) -> None:
+    """Figure 4: validation images with their likeliest classes, and their nearest neighbours."""
+    run, params = runs.baseline()
+    spec = run.data.spec
+    queries = analyse.features(run, params, spec.eval_split)
+    base = analyse.features(run, params, spec.train_split)
+    # Evenly spread over the split, whose examples may be sorted by class.
+    chosen = np.linspace(0, len(queries["labels"]) - 1, SHOWN).round().astype(int)
+    classes = names.english(run.data.class_names)
+    logits = queries["logits"][chosen]
+    shares = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    near, distances = analyse.nearest(queries["fc7"][chosen], base["fc7"], 6)
+    shown, neighbours = [], []
+    for index, share, places, far in zip(chosen, shares, near, distances, strict=True):
+        image = queries["images"][index]
+        bars = [(classes[k], float(share[k])) for k in np.argsort(-share)[:5]]
+        right = classes[queries["labels"][index]]
+        shown.append(plots.Prediction(title=right, image=image, bars=bars, right=right))
+        rows = [(base["images"][p], float(d)) for p, d in zip(places, far, strict=True)]
+        neighbours.append(plots.Neighbours(image, rows))
+    FOLDER.mkdir(exist_ok=True)
+    for suffix in ("png", "svg"):
+        plots.predictions(str(FOLDER / f"{name}.{suffix}"), shown)
+        plots.neighbours(str(FOLDER / f"neighbours.{suffix}"), neighbours)
+
+
+FROM_RECORDS: dict[str, Callable] = {
+    "architecture": architecture,
+    "activations": activations,
+    "dropout": dropout,
+    "dropout_pooling": dropout_pooling,
+}
+FROM_RUNS: dict[str, Callable] = {"kernels": kernels, "predictions": predictions}
+
+
+def main(chosen: Sequence[str]) -> None:
+    """Draws."""
+    for name in chosen:
+        choose(name, (*FROM_RECORDS, *FROM_RUNS), "figure")
+    runs = Runs(Path(flags.FLAGS.out), flags.FLAGS.data_dir, flags.FLAGS.workdir)
+    for name in chosen or (*FROM_RECORDS, *FROM_RUNS):
+        try:
+            if name in FROM_RECORDS:
+                FROM_RECORDS[name](name)
+            else:
+                FROM_RUNS[name](name, runs)
+        except Missing as error:
+            if chosen:
+                raise
+            say(f"{name}: {error}")
+        else:
+            say(f"{name}: {FOLDER / name}.png, .svg")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", "runs/sweeps", "Where the runs of the sweeps are.")
+    flags.DEFINE_string("workdir", None, "The run whose kernels and predictions are drawn.")
+    flags.DEFINE_string("data_dir", "", "Where TFDS's data sets lie.")
+    cli.run(main, takes_files=True)

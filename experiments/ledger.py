@@ -1,0 +1,206 @@
+"""The paper's claims, one a row: what it says, what came out here, and a verdict.
+
+    python -m experiments.ledger [--check]
+
+Writes experiments/ledger.md from the recorded results; --check fails when it differs from them.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from alexnet_jax import cli, models
+from alexnet_jax.console import layer_rows, say
+from experiments import record
+from experiments.compare import MEASURES, verdict
+from experiments.definition import Sweep, studies
+from experiments.tabulate import compared, difference, markdown, rows, spread
+
+PATH = Path(__file__).parent / "ledger.md"
+NOT_RUN = "paper scale: not run"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row: `says` with its section and number, and the sweeps and analyses that test it.
+
+    own: (what came out, verdict) of a claim that no sweep tests.
+    configs: the configurations at the paper's scale.
+    """
+
+    number: int
+    says: str
+    paper: str
+    names: tuple[str, ...] = ()
+    own: Callable[[], tuple[str, str]] | None = None
+    configs: str = "imagenet2012_net145"
+
+
+def sizes() -> tuple[str, str]:
+    """Parameters and units of the paper's net, as its shapes have them."""
+    layers = layer_rows(models.create("alexnet"), (224, 224, 3))
+    parameters = {name: count for name, _, count in layers if count}
+    units = {name: _product(shape) for name, shape, count in layers if count}
+    total = sum(parameters.values())
+    largest = {name: 100 * count / total for name, count in parameters.items() if "conv" in name}
+    over = ", ".join(f"{name} {share:.2f}%" for name, share in largest.items() if share > 1)
+    return (
+        f"{total:,} parameters; {sum(units.values()):,} units, {units['conv1']:,} of them in conv1,"
+        f" where the text counts 253,440 (its own counts add up to 622,312); over 1%: {over}",
+        "agrees in total; the text's count of conv1 and its 1% do not hold",
+    )
+
+
+def _product(shape: Sequence[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def times() -> tuple[str, str]:
+    """The two-device net's time against the one-device net's, from the benchmark's records."""
+    path = record.RESULTS / "bench" / "towers.jsonl"
+    if not path.exists():
+        return "no record of two GPUs", NOT_RUN
+    last = json.loads(path.read_text().splitlines()[-1])
+    return f"{last['ratio']:.2f}× the time, on {last['device']}", last["verdict"]
+
+
+CLAIMS = (
+    Claim(
+        1,
+        "Table 2: averaging five nets, and pre-training, lower the error",
+        "one net 40.7 / 18.2, five 38.1 / 16.4, pre-trained 39.0 / 16.6, seven 36.7 / 15.4",
+        ("averaging", "pretraining"),
+        configs="imagenet2012_net145, sweeps/paper",
+    ),
+    Claim(2, "LRN lowers the error (3.3)", "1.4 / 1.2 points", ("lrn",)),
+    Claim(
+        3,
+        "CIFAR-10 without and with LRN (3.3)",
+        "13% and 11%",
+        ("cifar_lrn", "cifar_18pct"),
+        configs="cifar_13pct, cifar_11pct, cifar_18pct",
+    ),
+    Claim(4, "Overlapping pooling lowers the error (3.4)", "0.4 / 0.3 points", ("pooling",)),
+    Claim(
+        5,
+        "Two towers are better than one with half the kernels (3.5)",
+        "1.7 / 1.2 points",
+        ("towers",),
+    ),
+    Claim(
+        6,
+        "Noise along the principal colours lowers the error (4.1)",
+        "> 1 point",
+        ("colour_noise",),
+    ),
+    Claim(
+        7,
+        "Without dropout the net overfits; with it, it needs twice the iterations (4.2)",
+        "about 2×",
+        ("dropout",),
+    ),
+    Claim(8, "Dropout's rate × the pooling (no such grid in the paper)", "", ("dropout_pooling",)),
+    Claim(
+        9,
+        "ReLU reaches 25% training error sooner than tanh (3.1, Figure 1)",
+        "6×",
+        ("activations",),
+        configs="cifar_19pct, unregularised",
+    ),
+    Claim(10, "Ten views are better than the centre (4.1)", "1.55 / 1.30 points", ("views",)),
+    Claim(11, "Each middle convolution is needed (7)", "about 2 points", ("middle_convs",)),
+    Claim(12, "Weight decay lowers the training error too (5)", "", ("weight_decay",)),
+    Claim(13, "Without crops and flips the net overfits (4.1)", "", ("augmentation",)),
+    Claim(14, "The towers specialise, one in colour (6.1, Figure 3)", "", ("specialisation",)),
+    Claim(15, "Near in fc7 means alike (6.1, Figure 4)", "", ("neighbours",)),
+    Claim(
+        16,
+        "Size (1, 3.5): parameters, units, each convolution's share",
+        "60 million, 650,000, at most 1%",
+        own=sizes,
+        configs="imagenet2012",
+    ),
+    Claim(
+        17,
+        "The two-GPU net trains in slightly less time than the one-GPU net (3.5)",
+        "< 1×",
+        own=times,
+    ),
+)
+
+
+def found(sweep: Sweep) -> tuple[list[str], list[str]]:
+    """What a sweep's records say, a line for each compared variant, and the verdicts on them."""
+    lines = record.read_records(sweep.name)
+    results, verdicts = [], []
+    for row in rows(sweep, lines):
+        for measure in compared(sweep):
+            interval, said = row.against.get(measure), sweep.said(row.variant, measure)
+            if row.variant == sweep.baseline or (said is None and sweep.paper):
+                continue
+            title = "" if measure == sweep.measures[0] else f" in {MEASURES[measure].title}"
+            values = list(row.values[measure].values())
+            shown = difference(interval, measure) or spread(values, measure)
+            results.append(f"{row.variant}{title}: {shown}, {row.seeds} seeds")
+            verdicts.append(verdict(interval, said))
+    return results, verdicts
+
+
+def grid(*, short: bool = False) -> list[list[str]]:
+    """The ledger's rows as texts, its header first; `short` leaves out the configurations."""
+    known = studies()
+    texts = [["claim", "the paper says", "its number", "found at bench scale", "verdict"]]
+    texts[0] += [] if short else ["tested by", "at the paper's scale"]
+    for claim in CLAIMS:
+        results, verdicts = [], []
+        for name in claim.names:
+            if name in known:
+                more, judged = found(known[name])
+                results += more
+                verdicts += judged
+        if claim.own:
+            result, judged = claim.own()
+            results, verdicts = [result], [judged]
+        what = "<br>".join(results) or "not run yet"
+        text = "<br>".join(verdicts) if len(set(verdicts)) > 1 else "".join(verdicts[:1])
+        row = [str(claim.number), claim.says, claim.paper, what, text or "not run yet"]
+        tested = ", ".join(f"[{name}](results/{name}/table.md)" for name in claim.names)
+        texts.append(row if short else [*row, tested, f"{claim.configs}: not run"])
+    return texts
+
+
+def text() -> str:
+    """The whole of ledger.md."""
+    return f"""# The paper's claims
+
+Made by `python -m experiments.ledger` from the records in `experiments/results`, not by hand.
+Differences are to each sweep's baseline, in points of top-1 error unless said, with the 95%
+interval of Student's t over pairs of one seed. "Agrees" and "contradicts" are about the direction,
+where the interval leaves no difference out; else the effect is "not visible at this scale". Bench
+scale: small nets on Imagenette at 32 pixels and on CIFAR-10 (re-encoded as JPEG), minutes each.
+
+{markdown(grid())}"""
+
+
+def main(_) -> int:
+    """Writes or checks the ledger; returns the exit status."""
+    jax.config.update("jax_platforms", "cpu")  # only shapes are computed
+    if flags.FLAGS.check:
+        same = PATH.exists() and PATH.read_text() == text()
+        say(f"{PATH} {'is' if same else 'is not'} what the records say")
+        return 0 if same else 1
+    PATH.write_text(text())
+    say(f"written: {PATH}")
+    return 0
+
+
+if __name__ == "__main__":
+    flags.DEFINE_boolean("check", False, "Only compare the file with the records.")
+    cli.run(main)

@@ -1,0 +1,106 @@
+"""What a table shows: variants with their spread over seeds and differences to the baseline."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.compare import MEASURES, Interval, by_seed, paired
+from experiments.definition import Sweep
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant's results.
+
+    values: {measure: {seed: value, or None where the run has none}}.
+    against: {measure: its difference to the baseline}, of the compared measures.
+    """
+
+    variant: str
+    values: dict[str, dict[int, float | None]]
+    against: dict[str, Interval | None]
+
+    @property
+    def seeds(self) -> int:
+        """How many runs there are."""
+        return max(map(len, self.values.values()))
+
+
+def compared(sweep: Sweep) -> list[str]:
+    """The measures in which variants are compared: the first, and those the paper speaks of."""
+    return [
+        measure
+        for measure in sweep.measures
+        if measure == sweep.measures[0]
+        or any(sweep.said(variant, measure) is not None for variant in sweep.variants)
+    ]
+
+
+def rows(sweep: Sweep, lines: Sequence[dict]) -> list[Row]:
+    """A row for each variant that has records, in the sweep's order."""
+    shown = []
+    for variant in (each for each in sweep.variants if each not in sweep.sources):
+        values = {name: by_seed(lines, variant, name) for name in sweep.measures}
+        if not any(values.values()):
+            continue
+        against = {}
+        if variant != sweep.baseline:
+            for name in compared(sweep):
+                base = by_seed(lines, sweep.baseline, name)
+                against[name] = paired(values[name], base, ratio=MEASURES[name].ratio)
+        shown.append(Row(variant, values, against))
+    return shown
+
+
+def grid(sweep: Sweep, lines: Sequence[dict]) -> list[list[str]]:
+    """The table as texts, its header first."""
+    header = ["variant", *(MEASURES[name].title for name in sweep.measures), "seeds"]
+    for name in compared(sweep):
+        what = "quotient" if MEASURES[name].ratio else "difference"
+        unit = "" if name == sweep.measures[0] else f" in {MEASURES[name].title}"
+        header += [f"{what} to {sweep.baseline}{unit}, 95% interval", "paper"]
+    texts = [header]
+    for row in rows(sweep, lines):
+        line = [row.variant]
+        line += [spread(list(row.values[name].values()), name) for name in sweep.measures]
+        line.append(str(row.seeds))
+        for name in compared(sweep):
+            said = sweep.said(row.variant, name)
+            line += [difference(row.against.get(name), name), paper(said, name)]
+        texts.append(line)
+    return texts
+
+
+def spread(values: Sequence[float | None], measure: str) -> str:
+    """'12.30 ± 0.45': mean and standard deviation over seeds."""
+    digits = MEASURES[measure].digits
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return f"reached by {len(known)} of {len(values)}" if known else "not reached"
+    mean = f"{statistics.fmean(known):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
+
+
+def difference(interval: Interval | None, measure: str) -> str:
+    """'+1.20 [0.30, 2.10]', or '×3.1 [2.8, 3.4]' of a quotient."""
+    if interval is None:
+        return ""
+    digits = MEASURES[measure].digits
+    mean = f"×{interval.mean:.{digits}f}" if interval.ratio else f"{interval.mean:+.{digits}f}"
+    if interval.low is None:
+        return mean
+    sign = "" if interval.ratio else "+"
+    return f"{mean} [{interval.low:{sign}.{digits}f}, {interval.high:{sign}.{digits}f}]"
+
+
+def paper(said: float | str | None, measure: str) -> str:
+    """The paper's number as `difference` shows ours."""
+    if said is None or isinstance(said, str):
+        return said or ""
+    return f"×{said:g}" if MEASURES[measure].ratio else f"{said:+g}"
+
+
+def markdown(texts: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; all columns but the first are numbers."""
+    rule = ["---", *["---:"] * (len(texts[0]) - 1)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (texts[0], rule, *texts[1:]))

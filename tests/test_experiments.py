@@ -1,0 +1,315 @@
+"""Tables, ledger, analyses and figures say what the records and checkpoints say."""
+
+import csv
+import io
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax.assemble import assemble
+from alexnet_jax.config import load_config
+from alexnet_jax.errors import UserError
+from experiments import analyse, compare, definition, figures, ledger, record, tables, tabulate
+from experiments.compare import Interval, paired, verdict
+from tests import tiny
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """An empty place of records."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def line(variant: str, seed: int, error: float, **fields) -> dict:
+    """A record with a curve of six training lines and three evaluations."""
+    train = zip((2.0, 1.5, 1.0, 0.8, 0.6, 0.4), (80.0, 60.0, 40.0, 24.0, 20.0, 10.0), strict=True)
+    valid = zip((1.5, 1.1, 1.4), (60.0, 50.0, error), strict=True)
+    curve = [
+        {"epoch": number / per_epoch, "split": split, "loss": loss, "top1_error": top1}
+        for split, per_epoch, points in (("train", 2, train), ("validation", 1, valid))
+        for number, (loss, top1) in enumerate(points, start=1)
+    ]
+    final = {"top1_error": error, "top5_error": error / 5, "loss": 1.4}
+    return {"variant": variant, "seed": seed, "final": final, "curve": curve, **fields}
+
+
+def test_the_interval_is_students_over_pairs_of_one_seed():
+    ours = {0: 31.0, 1: 32.0, 2: 33.0, 7: 99.0}
+    base = {0: 30.0, 1: 30.0, 2: 30.0, 5: 0.0}
+    found = paired(ours, base)
+    half = 4.302653 * 1.0 / 3**0.5  # t of two degrees of freedom, deviation 1, three pairs
+    assert (found.mean, found.n) == (2.0, 3)
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
+    assert not found.visible
+    assert paired({0: 31.0}, base) == Interval(1.0, None, None, 1)
+    assert paired({3: 1.0}, base) is None
+    assert paired({0: None, 1: 2.0}, base) is None
+
+
+def test_quotients_are_compared_as_quotients():
+    found = paired({0: 2.0, 1: 8.0}, {0: 1.0, 1: 1.0}, ratio=True)
+    assert found.mean == pytest.approx(4.0)
+    assert found.low * found.high == pytest.approx(16.0)
+    assert paired({0: 2.0, 1: 2.2}, {0: 1.0, 1: 1.0}, ratio=True).visible
+
+
+@pytest.mark.parametrize(
+    ("interval", "paper", "expected"),
+    [
+        (Interval(1.0, 0.5, 1.5, 3), 1.4, "agrees"),
+        (Interval(-1.0, -1.5, -0.5, 3), 1.4, "contradicts"),
+        (Interval(1.0, 0.5, 1.5, 3), "lower", "contradicts"),
+        (Interval(1.0, -0.5, 2.5, 3), 1.4, "not visible at this scale"),
+        (Interval(0.6, 0.5, 0.7, 3, ratio=True), 0.5, "agrees"),
+        (Interval(0.6, 0.5, 1.2, 3, ratio=True), 0.5, "not visible at this scale"),
+        (Interval(3.0, 2.0, 4.0, 3, ratio=True), 6.0, "agrees"),
+        (Interval(1.0, 0.5, 1.5, 3), None, "visible"),
+        (Interval(1.0, None, None, 1), 1.4, "not decided"),
+        (None, 1.4, "not decided"),
+    ],
+)
+def test_the_verdict_is_about_the_direction(interval, paper, expected):
+    assert verdict(interval, paper) == expected
+
+
+def test_measures_of_a_curve():
+    one = line("baseline", 0, 45.0)
+    assert compare.value(one, "train_top1_error") == 15.0  # of the last epoch
+    assert compare.value(one, "epochs_to_25") == 2.0
+    assert compare.value(one, "best_epoch") == 2.0
+    assert compare.value(one, "rise") == pytest.approx(0.3)
+    for each in one["curve"]:
+        each["top1_error"] = 80.0
+    assert compare.value(one, "epochs_to_25") is None
+    assert compare.value({**one, "measures": {"top1_error": 7.0}}, "top1_error") == 7.0
+    with pytest.raises(UserError, match="did you mean 'top1_error'"):
+        compare.value(one, "top1_eror")
+
+
+LRN = [
+    *(line("baseline", seed, error) for seed, error in enumerate((30.0, 31.0, 32.0))),
+    *(line("no LRN", seed, error) for seed, error in enumerate((31.4, 32.4, 33.6))),
+]
+
+
+def test_a_table_in_three_languages():
+    sweep = definition.load_sweep(definition.FOLDER / "lrn.py")
+    texts = tabulate.grid(sweep, LRN)
+    assert texts[1][:2] == ["baseline", "31.00 ± 1.00"]
+    assert texts[2] == [
+        "no LRN",
+        "32.47 ± 1.10",
+        "1.400 ± 0.000",
+        "3",
+        "+1.47 [+1.18, +1.75]",
+        "+1.4",
+    ]
+    assert len(texts) == 3  # variants without records have no row
+    shown = tabulate.markdown(texts)
+    assert shown.splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    tex = tables.latex(texts)
+    assert r"no LRN & 32.47 $\pm$ 1.10 &" in tex
+    assert r"top-1 error, \%" in tex
+    table = list(csv.DictReader(io.StringIO(tables.comma_separated(sweep, LRN))))
+    row = next(r for r in table if (r["variant"], r["measure"]) == ("no LRN", "top1_error"))
+    assert float(row["difference"]) == pytest.approx(1.4666667)
+    assert (row["n"], row["paper"]) == ("3", "1.4")
+
+
+def test_what_is_not_reached_has_no_mean():
+    assert tabulate.spread([None, None], "epochs_to_25") == "not reached"
+    assert tabulate.spread([2.0, None], "epochs_to_25") == "reached by 1 of 2"
+
+
+def test_the_readme_check_sees_a_changed_number(results):
+    record.write_records("lrn", LRN)
+    text = "a\n\n<!-- table: lrn -->\n<!-- end -->\nb <!-- table: ledger -->\n<!-- end -->\n"
+    assert tables.differing(text) == ["lrn", "ledger"]
+    whole = tables.filled(text)
+    assert whole.startswith("a\n\n<!-- table: lrn -->\n| variant |")
+    assert "\n<!-- end -->\nb <!-- table: ledger -->\n| claim |" in whole
+    assert tables.differing(whole) == []
+    assert tables.differing(whole.replace("32.47", "32.46")) == ["lrn"]
+    with pytest.raises(UserError, match="did you mean 'lrn'"):
+        tables.filled("<!-- table: lrnn -->\n<!-- end -->")
+
+
+def test_the_ledger_has_a_row_a_claim(results):
+    record.write_records("lrn", LRN)
+    pairs = (("baseline", (30.0, 31.0)), ("2x2, no overlap", (31.0, 30.5)))
+    lines = [line(name, seed, e) for name, both in pairs for seed, e in enumerate(both)]
+    record.write_records("pooling", lines)
+    _, *rows = ledger.grid()
+    assert [row[0] for row in rows] == [str(number) for number in range(1, 18)]
+    assert rows[1][3] == "no LRN: +1.47 [+1.18, +1.75], 3 seeds"
+    assert rows[1][4] == "agrees"
+    assert rows[3][4] == "not visible at this scale"
+    assert rows[4][3:5] == ["not run yet", "not run yet"]
+    assert "60,965,224 parameters; 659,272 units, 290,400 of them in conv1" in rows[15][3]
+    assert "conv3 1.45%, conv4 1.09%" in rows[15][3]
+    assert rows[16][4] == "paper scale: not run"
+
+
+def test_every_sweep_with_a_claim_has_its_row():
+    claims = {name: claim.number for claim in ledger.CLAIMS for name in claim.names}
+    for name, sweep in definition.studies().items():
+        if sweep.claim and name != "paper":
+            assert claims[name] == sweep.claim
+
+
+def test_the_projects_own_tables_are_those_of_its_records():
+    assert tables.differing((tiny.ROOT / "README.md").read_text()) == []
+    if ledger.PATH.exists():
+        assert ledger.PATH.read_text() == ledger.text()
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory):
+    """Two untrained nets on a small data set, as finished cells and a loader of theirs."""
+    folder = tmp_path_factory.mktemp("nets")
+    data = tiny.make_folder(folder / "photographs")
+    run = assemble(load_config(tiny.make_config(folder / "config.py", data)))
+    params = run.fresh_state().params
+    other = jax.tree.map(lambda leaf: leaf[..., ::-1] * 1.2, params)
+    cells = [SimpleNamespace(seed=seed) for seed in range(2)]
+    return {"baseline": cells}, lambda cell: (run, (params, other)[cell.seed])
+
+
+def test_averaging_has_the_mean_of_all_and_all_together(nets, monkeypatch):
+    monkeypatch.setattr(analyse, "AVERAGED", 2)
+    single, together = analyse.averaging(*nets)
+    assert single["variant"] == "one net"
+    assert together["variant"] == "five averaged"
+    runs, load = nets
+    losses = [analyse.evaluate(*load(cell))["loss"] for cell in runs["baseline"]]
+    assert single["measures"]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    # Jensen: the average's loss is below the average of the losses, as these nets differ.
+    assert together["measures"]["loss"] < np.mean(losses)
+
+
+def test_views_gives_both_of_each_seed(nets):
+    found = list(analyse.views(*nets))
+    assert [(each["variant"], each["seed"]) for each in found][:3] == [
+        ("centre", 0),
+        ("ten views", 0),
+        ("centre", 1),
+    ]
+    assert found[0]["measures"]["loss"] != found[1]["measures"]["loss"]
+
+
+def test_neighbours_are_the_nearest_training_images(nets):
+    runs, load = nets
+    found = list(analyse.neighbours({"baseline": runs["baseline"][:1]}, load))
+    assert [each["variant"] for each in found] == ["pixels", "fc7"]
+    run, params = load(runs["baseline"][0])
+    test, train = (analyse.features(run, params, split) for split in ("test", "train"))
+    for each in found:
+        own, base = test[each["variant"]], train[each["variant"]]
+        order = np.linalg.norm(own[:, None] - base, axis=-1).argsort(axis=1)[:, :5]
+        right = 100 * np.mean(train["labels"][order] == test["labels"][:, None])
+        assert each["measures"]["precision_at_5"] == pytest.approx(right, abs=1)
+    assert len(test["labels"]) == 36
+    assert test["fc7"].shape == (36, 32)
+    near, distances = analyse.nearest(test["pixels"], test["pixels"], 2)
+    assert (near[:, 0] == np.arange(36)).all()
+    wanted = np.linalg.norm(test["pixels"] - test["pixels"][near[:, 1]], axis=1)
+    np.testing.assert_allclose(distances[:, 1], wanted, rtol=1e-3)
+
+
+def test_colour_energy_is_what_differs_between_the_channels():
+    rng = np.random.default_rng(0)
+    grey = np.repeat(rng.normal(size=(5, 5, 1, 1)), 3, axis=2)
+    pure = rng.normal(size=(5, 5, 1, 1)) * np.array([1.0, -1.0, 0.0])[None, None, :, None]
+    share = analyse.colour_energy(np.concatenate([grey, pure, grey + pure], axis=-1))
+    assert share[0] == pytest.approx(0)
+    assert share[1] == pytest.approx(1)
+    assert 0 < share[2] < 1
+    assert analyse.gap(np.array([0.1, 0.1, 0.5, 0.7])) == pytest.approx(50)
+
+
+def test_towers_are_compared_with_shuffled_kernels(nets):
+    runs, load = nets
+    shuffled, trained = list(analyse.specialisation({"baseline": runs["baseline"][:1]}, load))
+    share = analyse.colour_energy(np.asarray(load(runs["baseline"][0])[1]["conv1"]["kernel"]))
+    assert trained["measures"]["colour_gap"] == pytest.approx(analyse.gap(share))
+    assert shuffled["measures"]["colour_gap"] > 0
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """Where figures go."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(figures, "FOLDER", tmp_path / "figures")
+    # Texts stay texts in the SVG, so that they can be read here.
+    import matplotlib
+
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
+    return tmp_path / "figures"
+
+
+def test_figure_1_marks_where_each_activation_gets_to_25(results, drawn):
+    record.write_records(
+        "activations", [line(kind, seed, 30.0) for kind in ("relu", "tanh") for seed in (0, 1)]
+    )
+    slow = line("sigmoid", 0, 30.0)
+    slow["curve"] = slow["curve"][:3]
+    record.write_records("activations", [*record.read_records("activations"), slow])
+    figures.activations("activations")
+    text = (drawn / "activations.svg").read_text()
+    assert "2.0 epochs" in text
+    assert "ReLU 1.0× sooner than tanh; the paper's Figure 1: ReLU 6× sooner than tanh" in text
+    assert "sigmoid, rate 0.3: not in 40 epochs" in text
+    assert (drawn / "activations.png").stat().st_size > 10_000
+
+
+def test_the_architecture_is_the_modules(drawn):
+    figures.architecture("architecture")
+    text = (drawn / "architecture.svg").read_text()
+    for part in ("conv1", "55×55×48", "13×13×192", "27×27×128", "2048", "1000", "11×11/4"):
+        assert part in text
+
+
+def test_the_heat_map_has_every_cell(results, drawn):
+    sweep = definition.load_sweep(definition.FOLDER / "dropout_pooling.py")
+    record.write_records(
+        "dropout_pooling",
+        [line(v, s, 30.0 + n + s) for n, v in enumerate(sweep.variants) for s in (0, 2)],
+    )
+    figures.dropout_pooling("dropout_pooling")
+    text = (drawn / "dropout_pooling.svg").read_text()
+    for number in range(12):
+        assert f"{31 + number}.0" in text
+    assert "dropout 0.75" in text
+    assert "average 3x3" in text
+
+
+def test_curves_of_dropout(results, drawn):
+    record.write_records("dropout", [line(v, 0, 30.0) for v in ("baseline", "no dropout")])
+    figures.dropout("dropout")
+    text = (drawn / "dropout.svg").read_text()
+    assert "no dropout, training" in text
+    assert "dropout 0.5, validation" in text
+
+
+def test_figures_3_and_4_from_a_net(nets, drawn, monkeypatch):
+    runs, load = nets
+    found = SimpleNamespace(baseline=lambda: load(runs["baseline"][0]))
+    figures.kernels("kernels", found)
+    figures.predictions("predictions", found)
+    assert "of the energy in colour" in (drawn / "kernels.svg").read_text()
+    assert "gravel" in (drawn / "predictions.svg").read_text()
+    assert (drawn / "neighbours.png").exists()
+
+
+def test_a_figure_without_records_says_how_to_make_them(results, drawn):
+    with pytest.raises(UserError, match=r"run experiments/sweeps/activations\.py"):
+        figures.activations("activations")
+
+
+def test_commands_refuse_what_they_do_not_know():
+    done = tiny.command("experiments.tables", "lrnn")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("did you mean 'lrn'?")
