@@ -90,6 +90,7 @@ ROWS = (
         "input",
         "configs/cifar10.py",
         lambda record: str(record["transfers_between_steps"]),
+        {"data.name": "cifar10_jpeg"},
     ),
     Row(
         "compilation at the second start of the default job",
