@@ -140,17 +140,17 @@ long as the batch stays within 32,768.
 {table}
 
 - **The input is the first limit**, from the first GPU on: few hosts have that many cores for each
-  GPU to decode full-size JPEGs. A prepared copy (`alexnet_jax.prepare`) takes the resizing away; the
-  `device` backend takes decoding away where the set fits.
+  GPU to decode full-size JPEGs. A prepared copy (`alexnet_jax.prepare`) takes the resizing away;
+  the `device` backend takes decoding away where the set fits.
 - **The network is the second**: {gradient:.0f} MB of gradients, most of them of the fully connected
   layers, take longer to send between nodes than a small batch takes to compute. Layout `towers`
   sends half of it and, on a pair, activations that grow with the batch instead: right within a
   node, and for small batches only. "One weird trick" (`hybrid`) doesn't send those gradients at
   all, and pays with activations of the whole batch.
-- **The batch is the last**: 128 images each for 1024 GPUs is a batch of 131,072, four times
-  the largest at which we know of an AlexNet trained to the paper's error. LARS (`--config.optim.optimizer=lars`) is published
-  to hold it to 32,768: so 64 GPUs with 512 images each, where arithmetic again outweighs the
-  network, are of more use than 1024 with 32.
+- **The batch is the last**: 128 images each for 1024 GPUs is a batch of 131,072, four times the
+  largest at which we know of an AlexNet trained to the paper's error. LARS
+  (`--config.optim.optimizer=lars`) is published to hold it to 32,768: so 64 GPUs with 512 images
+  each, where arithmetic again outweighs the network, are of more use than 1024 with 32.
 """
 
 if __name__ == "__main__":
