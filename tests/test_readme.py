@@ -1,0 +1,40 @@
+"""The README's commands, as written but for names of files: run on a tiny net and its pictures."""
+
+import re
+import shlex
+
+import pytest
+
+from tests import tiny
+
+COMMANDS = re.findall(
+    r"^python -m (alexnet_jax\.\S+) (.*?)(?: +#.*)?$",
+    (tiny.ROOT / "README.md").read_text(),
+    re.MULTILINE,
+)
+# Where these stand, a command needs what isn't here: files of others, GPUs, hours, the network.
+ELSEWHERE = ("../shared", "nets/", "imagenet2012", "…", "--data=photos")
+RUN = [command for command in COMMANDS if not any(word in command[1] for word in ELSEWHERE)]
+
+
+def test_most_commands_are_run():
+    tools = {module.removeprefix("alexnet_jax.") for module, _ in RUN}
+    assert tools >= {"main", "evaluate", "check_data", "classify", "features", "export"}
+
+
+@pytest.mark.parametrize(("module", "arguments"), RUN, ids=[" ".join(each) for each in RUN])
+def test_the_readmes_command(module, arguments, trained, tmp_path):
+    words = {
+        r"configs/\w+\.py": str(trained.config_file),
+        "folder:PATH": f"folder:{trained.images}",
+        r"runs/\w+": str(tmp_path / "new" if module.endswith("main") else trained.workdir),
+        r"photo\.jpg": str(trained.images / "test" / "coffee" / "00.png"),
+        "holiday/": str(trained.images / "test" / "rocket"),
+        "--(out|plot)=": rf"--\1={tmp_path}/",
+    }
+    for pattern, value in words.items():
+        arguments = re.sub(pattern, value, arguments)
+    done = tiny.command(module, *shlex.split(arguments))
+    assert done.returncode == 0, done.stderr
+    for name in re.findall(rf"--(?:out|plot)=({tmp_path}/\S+)", arguments):
+        assert (tmp_path / name).stat().st_size > 0
