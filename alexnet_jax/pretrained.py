@@ -132,8 +132,11 @@ def write_recipe(workdir: Path, run) -> None:
     """
     recipe = _recipe(run)
     arrays = {"mean": recipe.mean, "scale": recipe.scale}
-    if not cache.write(workdir / RECIPE, arrays, _meta(recipe, run.data.class_names)):
-        raise UserError(f"'{workdir / RECIPE}' cannot be written")
+    try:
+        cache.store(workdir / RECIPE, arrays, _meta(recipe, run.data.class_names))
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"'{workdir / RECIPE}' cannot be written: {reason}") from None
 
 
 def _recipe(run) -> Recipe:

@@ -467,6 +467,7 @@ from alexnet_jax.data import host, sources
 from alexnet_jax.errors import UserError
 
 gc.disable()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell had it ignored
 source = sources.open_source("folder:{root}", None, "train")
 reading, read = set(), host._read
 

@@ -193,13 +193,19 @@ def start_with(*arguments):
         (["--coordinator_address=h:1", "--num_processes=2", "--process_id=2"], "--process_id=2: "),
         (["--coordinator_address=h", "--num_processes=2", "--process_id=0"], "write HOST:PORT"),
         (["--coordinator_address=h:x", "--num_processes=2", "--process_id=0"], "write HOST:PORT"),
-        (["--distributed"], "finds no cluster's launcher here"),
         (["--distributed", "--process_id=0"], "either --distributed or"),
     ],
 )
 def test_mistakes_in_the_flags(arguments, line):
     with pytest.raises(UserError, match=line):
         start_with(*arguments)
+
+
+def test_no_cluster():
+    """In a program of its own, as JAX must not have been used before."""
+    done = tiny.command("alexnet_jax.main", "--config=configs/default.py", "--distributed")
+    assert done.returncode == 1
+    assert "finds no cluster's launcher here" in done.stderr
 
 
 def test_a_port_that_is_taken():

@@ -27,6 +27,7 @@ def test_the_readmes_command(module, arguments, trained, tmp_path):
     words = {
         r"configs/\w+\.py": str(trained.config_file),
         "folder:PATH": f"folder:{trained.images}",
+        r"init_from=runs/\w+": f"init_from={trained.workdir}",
         r"runs/\w+": str(tmp_path / "new" if module.endswith("main") else trained.workdir),
         r"photo\.jpg": str(trained.images / "test" / "coffee" / "00.png"),
         "holiday/": str(trained.images / "test" / "rocket"),

@@ -28,25 +28,29 @@ def slug(*parts: str) -> str:
 
 
 def write(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> bool:
-    """Writes `arrays` and `meta` (JSON) to an npz file; returns False where that is impossible.
-
-    The file appears under its name only when complete, so any number of processes may write it.
-    """
+    """As `store`; returns False where that is impossible."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        store(path, arrays, meta)
     except OSError:
         return False
+    return True
+
+
+def store(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Writes `arrays` and `meta` (JSON) to an npz file.
+
+    The file appears under its name only when complete, so any number of processes may write it.
+    Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
         os.replace(name, path)
-    except OSError:
-        return False
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
-    return True
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
