@@ -1,7 +1,9 @@
 """The one exception that means "the user can fix this", and how its line ends."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -25,3 +27,20 @@ def choose(value: str, known: Iterable[str], field: str) -> str:
     if value not in known:
         raise UserError(f"{field} '{value}' is unknown: {nearest(str(value), known)}")
     return value
+
+
+def missing(path: Path, what: str = "file") -> UserError:
+    """`path` isn't there; the line names what lies beside it and is spelt most like it."""
+    folder = path.parent if path.parent.is_dir() else Path()
+    beside = [each.name for each in folder.iterdir() if not each.name.startswith(".")]
+    hint = f"; {nearest(path.name, beside)}" if beside else ""
+    return UserError(f"no {what} '{path}'{hint}")
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turns an OSError into a UserError that says that `path` cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written: {error.strerror or error}") from None

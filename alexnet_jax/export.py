@@ -25,7 +25,7 @@ from absl import flags
 from jax import export as jax_export
 
 from alexnet_jax import cli, console, metrics, models, pictures
-from alexnet_jax.errors import UserError, choose
+from alexnet_jax.errors import UserError, choose, writing
 from alexnet_jax.models import AlexNet, ops
 from alexnet_jax.models.presets import OWT
 from alexnet_jax.pretrained import Pretrained, Recipe, open_pretrained, write_weights
@@ -139,10 +139,8 @@ def _require_suffix(out: Path, to: str, *suffixes: str) -> None:
 
 
 def _write(out: Path, data: bytes) -> None:
-    try:
+    with writing(out):
         metrics.replace_file(out, data)
-    except OSError as error:
-        raise UserError(f"'{out}' cannot be written: {error.strerror or error}") from None
 
 
 def input_line(recipe: Recipe) -> str:

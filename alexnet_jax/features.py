@@ -9,18 +9,17 @@ of the class, or of the file's folder) and `layer`. --neighbors names each pictu
 others, by Euclidean distance (paper, section 6.1). Exits with 1 where a picture could not be read.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from alexnet_jax import cli, console, pictures, plots
+from alexnet_jax import cli, console, metrics, pictures, plots
 from alexnet_jax.data.sources import open_source
-from alexnet_jax.errors import UserError, choose
+from alexnet_jax.errors import UserError, choose, writing
 from alexnet_jax.pretrained import Pretrained, open_pretrained
 
 PLOTTED = 20  # rows of a plot
@@ -56,37 +55,36 @@ def features(net: Pretrained, chosen: Sequence[pictures.Picture], *, layer: str)
 
 def layer_names(net: Pretrained) -> list[str]:
     """The names of the net's activations, in its order."""
-    names = []
     size = net.recipe.image_size
-
-    def forward(params, images):
-        _, activations = net.model.apply({"params": params}, images)
-        names.extend(activations)
-        return activations
-
-    jax.eval_shape(forward, net.params, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
-    return names
+    return [name for name, *_ in console.layer_rows(net.model, (size, size, 3))]
 
 
-def nearest(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` rows of `values` nearest to each row, itself left out.
+def nearest(
+    values: np.ndarray, count: int, base: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` rows of `base` nearest to each row of `values`.
 
     Args:
         values: float [N, …].
+        base: float [M, …]; without it `values` themselves, of which each row leaves itself out.
 
     Returns:
         Their indices int [N, count] and Euclidean distances float64 [N, count], nearest first;
         of equal distances the earlier row comes first.
     """
-    flat = values.reshape(len(values), -1).astype(np.float64)
-    flat -= flat.mean(axis=0)  # distances stay, and large common parts don't cost precision
-    squares = (flat**2).sum(axis=1)
+    rows = values if base is None else base
+    rows = rows.reshape(len(rows), -1).astype(np.float64)
+    mean = rows.mean(axis=0)
+    rows -= mean  # distances stay, and large common parts don't cost precision
+    squares = (rows**2).sum(axis=1)
     indices, distances = [], []
-    for start in range(0, len(flat), QUERIES):
-        queries = flat[start : start + QUERIES]
-        squared = squares[start : start + QUERIES, None] + squares - 2 * queries @ flat.T
-        own = np.arange(len(queries))
-        squared[own, start + own] = np.inf
+    for start in range(0, len(values), QUERIES):
+        queries = values[start : start + QUERIES]
+        queries = queries.reshape(len(queries), -1) - mean
+        squared = (queries**2).sum(axis=1)[:, None] + squares - 2 * queries @ rows.T
+        if base is None:
+            own = np.arange(len(queries))
+            squared[own, start + own] = np.inf
         order = np.argsort(squared, axis=1, kind="stable")[:, :count]
         indices.append(order)
         distances.append(np.sqrt(np.maximum(np.take_along_axis(squared, order, axis=1), 0)))
@@ -99,21 +97,16 @@ def save(path: str | Path, found: Features) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    path = Path(path)
-    aside = path.with_name(path.name + ".tmp")
-    arrays = {
-        "features": found.features,
-        "files": np.array([picture.name for picture in found.pictures], dtype=np.str_),
-        "labels": np.array(found.labels, dtype=np.str_),
-        "layer": np.array(found.layer),
-    }
-    try:
-        with aside.open("wb") as file:
-            np.savez(file, **arrays)
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"'{path}' cannot be written: {error.strerror or error}") from None
+    file = io.BytesIO()
+    np.savez(
+        file,
+        features=found.features,
+        files=np.array([picture.name for picture in found.pictures], dtype=np.str_),
+        labels=np.array(found.labels, dtype=np.str_),
+        layer=np.array(found.layer),
+    )
+    with writing(path):
+        metrics.replace_file(Path(path), file.getvalue())
 
 
 def show(

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli, console, models
-from alexnet_jax.errors import UserError, choose, nearest
+from alexnet_jax.errors import UserError, choose, missing
 from alexnet_jax.pretrained import DESCRIPTION, WEIGHTS, Pretrained, Recipe, write_weights
 from alexnet_jax.weights import caffe, cuda_convnet, torchvision
 from alexnet_jax.weights.net import Found, fit
@@ -97,9 +97,7 @@ def _read_mean(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        beside = [each.name for each in path.parent.glob("*")] if path.parent.is_dir() else []
-        hint = f"; {nearest(path.name, beside)}" if beside else ""
-        raise UserError(f"no file '{path}'{hint}")
+        raise missing(path)
 
 
 def _check_out(out: Path, digest: str) -> None:

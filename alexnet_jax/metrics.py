@@ -307,11 +307,15 @@ def write_json(path: str | Path, obj) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Puts `data` at `path` by way of a file aside, so that `path` is whole at every instant."""
     aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+    except OSError:
+        aside.unlink(missing_ok=True)  # on a full disk it would take room
+        raise
     _sync_directory(path.parent)
 
 

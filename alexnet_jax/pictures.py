@@ -18,7 +18,7 @@ from absl import flags
 
 from alexnet_jax.data import decode
 from alexnet_jax.data.sources import IMAGE_SUFFIXES, Source
-from alexnet_jax.errors import UserError, nearest
+from alexnet_jax.errors import UserError, missing
 from alexnet_jax.pretrained import Pretrained
 
 CROPS = 64  # of all views of the pictures in a batch
@@ -128,10 +128,7 @@ def _file(path: Path) -> Picture:
 
 def _images(path: Path) -> list[Path]:
     if not path.exists():
-        folder = path.parent if path.parent.is_dir() else Path()
-        beside = [each.name for each in folder.iterdir() if not each.name.startswith(".")]
-        hint = f"; {nearest(path.name, beside)}" if beside else ""
-        raise UserError(f"no file or folder '{path}'{hint}")
+        raise missing(path, "file or folder")
     if not path.is_dir():
         return [path]
     found = sorted(

@@ -17,7 +17,7 @@ from alexnet_jax import metrics, models
 from alexnet_jax.config import read_config
 from alexnet_jax.data import cache, decode
 from alexnet_jax.data.plan import views as crops_of
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, writing
 from alexnet_jax.preprocess import Preprocess
 
 RECIPE = "recipe.npz"  # in a run's directory, since it was begun
@@ -132,11 +132,8 @@ def write_recipe(workdir: Path, run) -> None:
     """
     recipe = _recipe(run)
     arrays = {"mean": recipe.mean, "scale": recipe.scale}
-    try:
+    with writing(workdir / RECIPE):
         cache.store(workdir / RECIPE, arrays, _meta(recipe, run.data.class_names))
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"'{workdir / RECIPE}' cannot be written: {reason}") from None
 
 
 def _recipe(run) -> Recipe:
@@ -228,11 +225,9 @@ def write_weights(file: Path, net: Pretrained, name: str, fields: dict, source: 
         "weights": {"file": file.name, "sha256": hashlib.sha256(data).hexdigest()},
         "versions": metrics.provenance()["versions"],
     }
-    try:
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         metrics.replace_file(file, data)
-    except OSError as error:
-        raise UserError(f"'{file}' cannot be written: {error.strerror or error}") from None
     metrics.write_json(file.with_suffix(".json"), description)
 
 

@@ -21,14 +21,13 @@ from alexnet_jax.assemble import Run
 from alexnet_jax.console import say
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.evaluate import evaluate, evaluate_together, load_run
-from alexnet_jax.preprocess import make_preprocess
+from alexnet_jax.features import nearest
 from experiments.definition import Cell, cell, load_all
 from experiments.record import write_records
 
 AVERAGED = 5  # nets, as in the paper's Table 2
 NEAREST = 5
 SHUFFLES = 1000  # random deals of conv1's kernels to two towers
-QUERIES = 500  # images whose distances to all others are computed at once
 
 Trained = tuple[Run, dict]  # with its parameters
 
@@ -116,7 +115,7 @@ def neighbours(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> 
         for variant in ("pixels", "fc7"):
             queries, base = (split[variant] for split in splits)
             labels, base_labels = (split["labels"] for split in splits)
-            near, _ = nearest(queries, base, NEAREST)
+            near, _ = nearest(queries, NEAREST, base)
             right = 100 * float(np.mean(base_labels[near] == labels[:, None]))
             measured = {"precision_at_5": right}
             yield {"variant": variant, "seed": each.seed, "measures": measured}
@@ -128,20 +127,11 @@ def features(run: Run, params: dict, split: str) -> dict[str, np.ndarray]:
     Returns `fc7` float32 [N, units], `logits` float32 [N, classes], `pixels` float32 [N, S*S*3] as
     the net reads them, `images` uint8 [N, S, S, 3] and `labels` int32 [N].
     """
-    config = run.config
-    prep = make_preprocess(
-        data.statistics(run.data),
-        mean=config.data.mean,
-        scale=config.data.scale,
-        colour_noise="none",
-        colour_noise_std=0.0,
-        noise_until_step=0,
-    )
 
     @jax.jit
     def forward(params, batch):
         images, crops = batch["images"][:, 0], batch["crops"][:, 0]
-        pixels = prep(images, crops, None, jnp.int32(0))
+        pixels = run.preprocess(images, crops, None, jnp.int32(0))
         logits, activations = run.model.apply({"params": params}, pixels)
         flat = pixels.reshape(len(pixels), -1)
         return {"fc7": activations["fc7"], "logits": logits, "pixels": flat, "images": images}
@@ -149,7 +139,7 @@ def features(run: Run, params: dict, split: str) -> dict[str, np.ndarray]:
     batches = data.eval_batches(
         run.data,
         split,
-        batch_size=config.batch_size,
+        batch_size=run.config.batch_size,
         views=data.views(1, run.data.resize_size - run.data.spec.image_size),
         shardings=run.layout.batch_shardings(),
     )
@@ -160,22 +150,6 @@ def features(run: Run, params: dict, split: str) -> dict[str, np.ndarray]:
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     real = whole.pop("mask") > 0
     return {name: values[real] for name, values in whole.items()}
-
-
-def nearest(queries: np.ndarray, base: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of `base` [M, D] nearest to each of `queries` [N, D], nearest first.
-
-    Returns indices int [N, count] and Euclidean distances [N, count].
-    """
-    indices, distances = [], []
-    norms = (base**2).sum(1)
-    for start in range(0, len(queries), QUERIES):
-        some = queries[start : start + QUERIES]
-        squared = (some**2).sum(1)[:, None] + norms - 2 * some @ base.T
-        order = np.argsort(squared, axis=1, kind="stable")[:, :count]
-        indices.append(order)
-        distances.append(np.sqrt(np.maximum(np.take_along_axis(squared, order, axis=1), 0)))
-    return np.concatenate(indices), np.concatenate(distances)
 
 
 KINDS = {

@@ -24,8 +24,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from alexnet_jax.assemble import make_model, resolve
+from alexnet_jax.bench_layers import layer_flops
 from alexnet_jax.config import flatten, load_config
-from alexnet_jax.console import layer_rows
 from alexnet_jax.errors import UserError, choose, nearest
 from alexnet_jax.models import AlexNet
 
@@ -269,19 +269,14 @@ def cost(config: ConfigDict) -> float | None:
     steps = config.num_train_steps or config.num_epochs * (train // config.batch_size)
     every = config.eval_every_steps or train // config.batch_size
     size = config.data.image_size
-    forward = 2 * multiply_adds(make_model(config, num_classes=10), size)
+    forward = forward_flops(make_model(config, num_classes=10), size)
     return forward * (3 * steps * config.batch_size + (steps // every + 1) * evaluated)
 
 
 @functools.cache
-def multiply_adds(model, size: int) -> int:
+def forward_flops(model: AlexNet, size: int) -> int:
     """Of one image of `size` pixels through the net, from shapes alone."""
-    local = {row.name for row in model.layers if getattr(row, "local", False)}
-    total = 0
-    for name, shape, parameters in layer_rows(model, (size, size, 3)):
-        positions = shape[0] * shape[1] if len(shape) == 3 and name not in local else 1
-        total += positions * parameters
-    return total
+    return sum(layer_flops(model, size).values())
 
 
 def _differences(config: ConfigDict) -> dict:

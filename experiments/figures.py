@@ -21,6 +21,7 @@ from alexnet_jax import cli, models, names, plots
 from alexnet_jax.console import layer_rows, say
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.evaluate import load_run
+from alexnet_jax.features import nearest
 from alexnet_jax.models.alexnet import Conv
 from experiments import analyse
 from experiments.compare import TARGET, by_seed, curve
@@ -284,7 +285,7 @@ def predictions(name: str, runs: Runs) -> None:
     classes = names.english(run.data.class_names)
     logits = queries["logits"][chosen]
     shares = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-    near, distances = analyse.nearest(queries["fc7"][chosen], base["fc7"], 6)
+    near, distances = nearest(queries["fc7"][chosen], 6, base["fc7"])
     shown, neighbours = [], []
     for index, share, places, far in zip(chosen, shares, near, distances, strict=True):
         image = queries["images"][index]

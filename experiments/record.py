@@ -34,13 +34,13 @@ def read_run(workdir: Path) -> tuple[dict, list[dict]]:
 
 def read_records(name: str) -> list[dict]:
     """The lines of experiments/results/NAME/runs.jsonl; none where there is no such file."""
-    path = RESULTS / name / "runs.jsonl"
+    path = _file(name)
     return _lines(path) if path.exists() else []
 
 
 def write_records(name: str, lines: Sequence[dict]) -> None:
     """Writes the records called `name` anew; a kill leaves the old file or the new."""
-    path = RESULTS / name / "runs.jsonl"
+    path = _file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     metrics.replace_file(path, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
 
@@ -54,11 +54,12 @@ def record(workdir: Path, name: str) -> Path:
     result, curve = read_run(workdir)
     result["config"] = read_config(workdir).to_dict()
     result["curve"] = curve
-    path = RESULTS / name / "runs.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(result) + "\n")
-    return path
+    write_records(name, [*read_records(name), result])
+    return _file(name)
+
+
+def _file(name: str) -> Path:
+    return RESULTS / name / "runs.jsonl"
 
 
 def _lines(path: Path) -> list[dict]:

@@ -29,6 +29,16 @@ def trained(tmp_path_factory):
     return tiny.Trained(folder / "run", images, config_file)
 
 
+@pytest.fixture
+def small(monkeypatch):
+    """Files of nets at 99 pixels instead of 224 and 227."""
+    from alexnet_jax.weights import caffe, torchvision
+
+    monkeypatch.setattr(torchvision, "POOLED", 2)
+    for module in (torchvision, caffe):
+        monkeypatch.setattr(module, "IMAGE_SIZE", 99)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("slow"):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from alexnet_jax import features
 from alexnet_jax.assemble import assemble
 from alexnet_jax.config import load_config
 from alexnet_jax.errors import UserError
@@ -213,7 +214,7 @@ def test_neighbours_are_the_nearest_training_images(nets):
         assert each["measures"]["precision_at_5"] == pytest.approx(right, abs=1)
     assert len(test["labels"]) == 36
     assert test["fc7"].shape == (36, 32)
-    near, distances = analyse.nearest(test["pixels"], test["pixels"], 2)
+    near, distances = features.nearest(test["pixels"], 2, test["pixels"])
     assert (near[:, 0] == np.arange(36)).all()
     wanted = np.linalg.norm(test["pixels"] - test["pixels"][near[:, 1]], axis=1)
     np.testing.assert_allclose(distances[:, 1], wanted, rtol=1e-3)

@@ -13,11 +13,11 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.import_weights import import_weights
 from alexnet_jax.pretrained import open_pretrained
 from tests import tiny
-from tests.test_import_weights import GOLDEN, SIZE, assert_close, golden, small  # noqa: F401
+from tests.test_import_weights import GOLDEN, SIZE, assert_close, golden
 
 
 @pytest.fixture
-def imported(small, tmp_path):  # noqa: F811
+def imported(small, tmp_path):
     """A small net of torchvision's, imported, and its file's tensors."""
     _, _, weights = golden("torchvision")
     safetensors.numpy.save_file(weights, tmp_path / "x.safetensors")

@@ -16,19 +16,11 @@ from PIL import Image
 from alexnet_jax.errors import UserError
 from alexnet_jax.import_weights import import_weights
 from alexnet_jax.pretrained import open_pretrained
-from alexnet_jax.weights import caffe, pickles, torchvision
+from alexnet_jax.weights import pickles, torchvision
 from tests import foreign, tiny
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZE = 99  # of the golden records' images; their last maps are of 2 x 2 pixels
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Files of nets at 99 pixels instead of 224 and 227."""
-    monkeypatch.setattr(torchvision, "POOLED", 2)
-    for module in (torchvision, caffe):
-        monkeypatch.setattr(module, "IMAGE_SIZE", SIZE)
 
 
 def golden(name):
