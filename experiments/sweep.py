@@ -213,7 +213,7 @@ def _start(state: State, claim: lock.Lock, cores: tuple[int, ...], data_dir: str
 def _end(child: Child, *, stopping: bool) -> None:
     state, code = child.state, child.process.returncode
     sessions = _sessions(state.workdir)
-    sessions["seconds"] += round(time.monotonic() - child.started, 1)
+    sessions["seconds"] += round(time.monotonic() - child.started, 3)
     sessions["cores"] = len(child.cores) or os.cpu_count()
     metrics.write_json(state.workdir / "sessions.json", sessions)
     child.claim.release()
