@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from alexnet_jax.models import ops
+from alexnet_jax.models import onednn, ops
 
 P = jax.P
 
@@ -207,14 +207,12 @@ def assert_fast_conv_equals_the_plain_one(monkeypatch, op, x, kernel, **geometry
         (64, 11, 4, (2, 2)),
         (40, 12, 4, (1, 5)),
         (39, 9, 5, (3, 0)),
-        (16, 5, 1, (2, 1)),
     ],
 )
 def test_fast_first_conv_equals_the_plain_one(monkeypatch, size, kernel, stride, padding):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         monkeypatch.setattr(ops, "_FIRST_CONV_COLUMNS", 0)
-        monkeypatch.setattr(ops, "_FAST_POSITIONS", 0)
         x = jnp.asarray(rng.normal(size=(2, size, size - 1, 3)))
         k = jnp.asarray(rng.normal(size=(kernel, kernel, 3, 4)))
         assert_fast_conv_equals_the_plain_one(
@@ -222,32 +220,48 @@ def test_fast_first_conv_equals_the_plain_one(monkeypatch, size, kernel, stride,
         )
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="oneDNN's convolutions are for CPUs")
 @pytest.mark.parametrize(
-    ("height", "width", "padding"),
-    [(13, 13, (1, 1)), (8, 11, (2, 2)), (7, 6, (0, 0)), (6, 9, (0, 3))],
+    ("shape", "kernel", "stride", "padding"),
+    [
+        ((40, 13, 9, 24), (3, 3, 24, 16), 1, (1, 1)),
+        ((3, 16, 15, 3), (5, 5, 3, 8), 1, (2, 2)),
+        ((5, 8, 8, 4), (3, 3, 4, 6), 1, (0, 2)),
+        ((20, 67, 66, 3), (11, 11, 3, 8), 4, (0, 3)),
+        ((4, 23, 25, 3), (5, 5, 3, 8), 2, (2, 2)),
+        ((4, 24, 25, 3), (5, 5, 3, 8), 4, (0, 0)),
+    ],
 )
-def test_fast_conv_equals_the_plain_one(monkeypatch, kernel, height, width, padding):
-    with jax.enable_x64(True):
-        rng = np.random.default_rng(0)
-        monkeypatch.setattr(ops, "_FAST_POSITIONS", 0)
-        x = jnp.asarray(rng.normal(size=(2, height, width, 4)))
-        k = jnp.asarray(rng.normal(size=(kernel, kernel, 4, 6)))
-        assert_fast_conv_equals_the_plain_one(
-            monkeypatch, ops.conv, x, k, stride=1, padding=padding
-        )
-
-
-def test_fast_conv_keeps_float32s_digits(monkeypatch):
-    """At conv2's size: as near to float64's result as float32 allows."""
+def test_onednn_conv_equals_the_plain_one(monkeypatch, shape, kernel, stride, padding):
+    """Values and gradients, of several batches for the kernel's, and with rows left over."""
+    monkeypatch.setattr(onednn, "LEAST_WORK", 0)
+    monkeypatch.setattr(onednn, "_CACHED_BYTES", 0)
     monkeypatch.setattr(ops, "_fast", lambda: True)
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(8, 27, 27, 48)).astype(np.float32)
-    k = rng.normal(size=(5, 5, 48, 16)).astype(np.float32)
-    single = ops.conv(jnp.asarray(x), jnp.asarray(k), stride=1, padding=(2, 2))
+    x, k = (jnp.asarray(rng.normal(size=each), jnp.float32) for each in (shape, kernel))
+    if not onednn.takes(x, k, stride, padding):
+        pytest.skip("this jaxlib's call to oneDNN is not known")
+    convolve = functools.partial(ops.conv, stride=stride, padding=padding)
+    assert "onednn" in jax.jit(convolve).lower(x, k).as_text()
+    y, pullback = jax.vjp(convolve, x, k)
+    g = jnp.asarray(rng.normal(size=y.shape), jnp.float32)
+    ours = (convolve(x, k), y, *pullback(g))
     with jax.enable_x64(True):
-        exact = ops.conv(jnp.asarray(x, float), jnp.asarray(k, float), stride=1, padding=(2, 2))
-    np.testing.assert_allclose(single, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
+        wide = [jnp.asarray(each, float) for each in (x, k)]
+        exact, pullback = jax.vjp(convolve, *wide)  # XLA's, as float64 is not for oneDNN
+        exact = (exact, exact, *pullback(jnp.asarray(g, float)))
+    for a, b in zip(ours, exact, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * np.abs(b).max())
+
+
+def test_small_convs_and_portable_programs_do_not_call_onednn():
+    """A program with such a call is compiled at each start, and runs on this CPU alone."""
+    small = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 4, 4))
+    large = jnp.zeros((64, 27, 27, 48)), jnp.zeros((5, 5, 48, 128))
+    program = functools.partial(ops.conv, stride=1, padding=(1, 1))
+    assert "onednn" not in jax.jit(program).lower(*small).as_text()
+    with ops.plain_forms():
+        assert "onednn" not in jax.jit(program).lower(*large).as_text()
 
 
 def test_conv_by_hand():

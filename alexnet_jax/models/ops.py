@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from alexnet_jax.models import onednn
+
 
 def _fast() -> bool:
     """Whether this backend takes the fast forms: they were measured on CPUs, and win there.
@@ -220,15 +222,9 @@ def conv(x, kernel, *, stride: int, padding: tuple[int, int]):
     A layer in two towers calls it once per tower: XLA's grouped convolution
     (feature_group_count) is slower, and its partitioner gathers the whole batch.
     """
-    if _fast() and stride == 1:  # else the batch may be symbolic
-        enough = math.prod(x.shape[:3]) >= _FAST_POSITIONS and x.dtype.itemsize >= 4
-        if enough and _fast_form(x, kernel):
-            return _conv_fast(x, kernel, padding)
+    if _fast() and onednn.takes(x, kernel, stride, padding):  # else the batch may be symbolic
+        return onednn.conv(x, kernel, stride, padding)
     return _conv_plain(x, kernel, stride, padding)
-
-
-_FAST_POSITIONS = 2048  # fewer don't repay a transformed kernel; bfloat16 would lose digits
-_FEW_CHANNELS = 4
 
 
 def _conv_plain(x, kernel, stride, padding):
@@ -237,117 +233,14 @@ def _conv_plain(x, kernel, stride, padding):
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_fast(x, kernel, padding):
-    """`conv` of stride 1, faster where no gradient is wanted.
-
-    In a training step these forms gain nothing (measured; their gradients in the same form
-    neither): XLA computes what comes before a convolution anew in each of their many sums.
-    """
-    return _fast_form(x, kernel)(x, kernel, padding)
-
-
-def _conv_fast_fwd(x, kernel, padding):
-    return _conv_plain(x, kernel, 1, padding), (x, kernel)
-
-
-def _conv_fast_bwd(padding, saved, g):
-    _, pullback = jax.vjp(lambda x, kernel: _conv_plain(x, kernel, 1, padding), *saved)
-    return pullback(g)
-
-
-_conv_fast.defvjp(_conv_fast_fwd, _conv_fast_bwd)
-
-
-def _fast_form(x, kernel):
-    if x.shape[-1] < _FEW_CHANNELS:
-        return _conv_of_patches
-    return _winograd if len(kernel) in _WINOGRAD else None
-
-
-def _conv_of_patches(x, kernel, padding):
-    """One matrix product, for an image's few channels."""
-    patches = jnp.concatenate(_shifted(_padded(x, padding), len(kernel), 1), axis=-1)
-    return jnp.tensordot(patches, kernel.reshape(-1, kernel.shape[-1]), 1)
-
-
-# Winograd's minimal filtering: with y, d and g the outputs, inputs and filter along one axis,
-# y = A^T [(G g) * (B^T d)] gives two outputs with K + 1 products instead of 2 K. Each is a triple
-# (B^T, G, A^T), of the points 0, 1, -1 (2, -2) and infinity (Lavin and Gray, 2015,
-# arXiv:1509.09308, section 4.1; the second is its F(4, 3) with the parts exchanged).
-_WINOGRAD = {
-    3: (
-        ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1)),
-        ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
-        ((1, 1, 1, 0), (0, 1, -1, 1)),
-    ),
-    5: (
-        (
-            (4, 0, -5, 0, 1, 0),
-            (0, 4, 4, -1, -1, 0),
-            (0, -4, 4, 1, -1, 0),
-            (0, -2, -1, 2, 1, 0),
-            (0, 2, -1, -2, 1, 0),
-            (0, 4, 0, -5, 0, 1),
-        ),
-        (
-            (1 / 4, 0, 0, 0, 0),
-            (1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6),
-            (1 / 6, -1 / 6, 1 / 6, -1 / 6, 1 / 6),
-            (1 / 24, 1 / 12, 1 / 6, 1 / 3, 2 / 3),
-            (1 / 24, -1 / 12, 1 / 6, -1 / 3, 2 / 3),
-            (0, 0, 0, 0, 1),
-        ),
-        ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 1)),
-    ),
-}
-
-
-def _winograd(x, kernel, padding):
-    """2x2 blocks of outputs: (K + 1)^2 matrix products over all blocks."""
-    to_input, to_kernel, to_output = _WINOGRAD[kernel.shape[0]]
-    out = [conv_size(n, len(kernel), 1, padding) for n in x.shape[1:3]]
-    blocks = [-(-n // 2) for n in out]
-    span = len(to_input)  # pixels of the input under a block, along an axis
-    pads = [
-        (padding[0], 2 * count + span - 2 - padding[0] - n, 0)
-        for count, n in zip(blocks, x.shape[1:3], strict=True)
-    ]
-    x = lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
-    rows = _combine(to_input, _shifted_along(x, 1, span, 2))
-    inputs = [_combine(to_input, _shifted_along(row, 2, span, 2)) for row in rows]
-
-    transform = np.asarray(to_kernel, kernel.dtype)
-    kernels = jnp.einsum("yr,xc,rcio->yxio", transform, transform, kernel)
-    products = [
-        [jnp.tensordot(x, kernels[row, column], 1) for column, x in enumerate(columns)]
-        for row, columns in enumerate(inputs)
-    ]
-    rows = zip(*(_combine(to_output, columns) for columns in products), strict=True)
-    outputs = jnp.stack([jnp.stack(_combine(to_output, row), 2) for row in rows], 4)
-    whole = outputs.reshape(len(x), 2 * blocks[0], 2 * blocks[1], -1)
-    return whole[:, : out[0], : out[1]]
-
-
-def _combine(matrix, arrays):
-    """Rows of `matrix` times the arrays, without products by 0 and 1."""
-    return [
-        sum(
-            array if factor == 1 else factor * array
-            for factor, array in zip(row, arrays, strict=True)
-            if factor
-        )
-        for row in matrix
-    ]
-
-
 def first_conv(x, kernel, *, stride: int, padding: tuple[int, int]):
     """`conv` for the layer that sees the image: few channels, large kernel, large stride.
 
     Inside shard_map `kernel` must vary over the axes that `x` varies over (jax.lax.pcast).
     """
     columns = -(-kernel.shape[1] // stride) * stride**2 * kernel.shape[2]
-    if not _fast() or stride == 1 or columns < _FIRST_CONV_COLUMNS:
+    few = stride == 1 or columns < _FIRST_CONV_COLUMNS
+    if not _fast() or few or onednn.takes(x, kernel, stride, padding):
         return conv(x, kernel, stride=stride, padding=padding)
     y = conv(x, lax.stop_gradient(kernel), stride=stride, padding=padding)
     return _with_kernel_gradient(y, kernel, x, stride, padding)
