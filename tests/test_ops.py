@@ -234,6 +234,7 @@ def test_fast_first_conv_equals_the_plain_one(monkeypatch, size, kernel, stride,
 )
 def test_onednn_conv_equals_the_plain_one(monkeypatch, shape, kernel, stride, padding):
     """Values and gradients, of several batches for the kernel's, and with rows left over."""
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # of this process's cache
     monkeypatch.setattr(onednn, "LEAST_WORK", 0)
     monkeypatch.setattr(onednn, "_CACHED_BYTES", 0)
     monkeypatch.setattr(ops, "_fast", lambda: True)

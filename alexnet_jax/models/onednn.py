@@ -25,7 +25,7 @@ JAXLIBS = ("0.10.2",)
 LEAST_WORK = 2**27  # multiply-adds; fewer don't repay a compilation at every start
 
 _BATCH = 16  # images whose kernel gradient is one call, at least: a vector of float32
-_CACHED_BYTES = 2**23  # of the output's gradient in one call, which is read once per input channel
+_CACHED_BYTES = 2**21  # of the output's gradient in one call, which is read once per input channel
 
 _IMAGES = {"data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}  # [B, H, W, C]
 _KERNEL = {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}  # [K, K, I, O]
