@@ -234,7 +234,6 @@ def test_fast_first_conv_equals_the_plain_one(monkeypatch, size, kernel, stride,
 )
 def test_onednn_conv_equals_the_plain_one(monkeypatch, shape, kernel, stride, padding):
     """Values and gradients, of several batches for the kernel's, and with rows left over."""
-    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # of this process's cache
     monkeypatch.setattr(onednn, "LEAST_WORK", 0)
     monkeypatch.setattr(onednn, "_CACHED_BYTES", 0)
     monkeypatch.setattr(ops, "_fast", lambda: True)
@@ -253,6 +252,30 @@ def test_onednn_conv_equals_the_plain_one(monkeypatch, shape, kernel, stride, pa
         exact = (exact, exact, *pullback(jnp.asarray(g, float)))
     for a, b in zip(ours, exact, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * np.abs(b).max())
+
+
+def test_onednn_conv_of_images_that_vary_over_fewer_axes(monkeypatch):
+    """As in two towers: their devices have the same images and kernels of their own."""
+    monkeypatch.setattr(onednn, "LEAST_WORK", 0)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(4, 9, 9, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 8)), jnp.float32)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("data", "model"))
+
+    def run(fast):
+        monkeypatch.setattr(ops, "_fast", lambda: fast)
+
+        def local(images, kernel):
+            kernel = lax.pcast(kernel, ("data",), to="varying")
+            y = jnp.tanh(ops.conv(images, kernel, stride=1, padding=(1, 1))).sum()
+            return lax.psum(y, ("data", "model"))
+
+        specs = (P("data"), P(None, None, None, "model"))
+        split = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=P())
+        return jax.jit(jax.value_and_grad(split, argnums=(0, 1)))(images, kernel)
+
+    for a, b in zip(jax.tree.leaves(run(True)), jax.tree.leaves(run(False)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_small_convs_and_portable_programs_do_not_call_onednn():
@@ -299,11 +322,12 @@ def small_stage(kernel, images):
     return jnp.tanh(h).sum(axis=(1, 2, 3)).mean()
 
 
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("fast", [True, False, "by oneDNN"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_operators_work_in_shard_map(monkeypatch, dtype, fast):
     """Images split over two devices, with the checks of what varies: same gradient as on one."""
-    monkeypatch.setattr(ops, "_fast", lambda: fast)
+    monkeypatch.setattr(ops, "_fast", lambda: bool(fast))
+    monkeypatch.setattr(onednn, "LEAST_WORK", 0 if fast == "by oneDNN" else 2**60)
     with jax.enable_x64(dtype == "float64"):
         rng = np.random.default_rng(0)
         images = jnp.asarray(rng.normal(size=(4, 48, 48, 3)), dtype)

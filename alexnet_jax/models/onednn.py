@@ -44,20 +44,27 @@ def takes(x, kernel, stride: int, padding: tuple[int, int]) -> bool:
     return math.prod(out) * math.prod(kernel.shape[:3]) >= LEAST_WORK
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv(x, kernel, stride, padding):
-    """`ops.conv` of float32 arrays.
-
-    Inside shard_map both must vary over the same axes (jax.lax.pcast).
-    """
+def conv(x, kernel, stride: int, padding: tuple[int, int]):
+    """`ops.conv` of float32 arrays."""
     # Whatever this is a part of is not to be written into the cache.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", sys.float_info.max)
+    axes = [jax.typeof(each).manual_axis_type.varying for each in (x, kernel)]  # in shard_map
+    missing = [tuple((axes[0] | axes[1]) - own) for own in axes]
+    x, kernel = (
+        lax.pcast(each, axis, to="varying") if axis else each
+        for each, axis in zip((x, kernel), missing, strict=True)
+    )
+    return _conv(x, kernel, stride, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x, kernel, stride, padding):
     out = _out_shape(x.shape, kernel.shape, stride, padding)
     return _call(x, kernel, out, stride=stride, padding=(padding, padding))
 
 
 def _conv_fwd(x, kernel, stride, padding):
-    return conv(x, kernel, stride, padding), (x, kernel)
+    return _conv(x, kernel, stride, padding), (x, kernel)
 
 
 def _conv_bwd(stride, padding, saved, g):
@@ -68,7 +75,7 @@ def _conv_bwd(stride, padding, saved, g):
     )
 
 
-conv.defvjp(_conv_fwd, _conv_bwd)
+_conv.defvjp(_conv_fwd, _conv_bwd)
 
 
 def _input_gradient(x, kernel, g, stride, padding):
