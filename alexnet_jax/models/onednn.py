@@ -2,9 +2,9 @@
 
 jaxlib's builds have oneDNN and the call to it, but not the compiler pass that would write the call;
 here it is written instead [openxla/xla, xla/service/cpu: onednn_contraction_rewriter.cc for its
-fields, onednn_convolution.cc for what is done with them]. Measured on two cores, in GFLOP/s: 250
-forward and for the gradient of the input, where XLA's own convolutions have 40 to 180, and 110 to
-200 for the kernel's, where those have 20 to 160.
+fields, onednn_convolution.cc for what is done with them]. Forward and for the gradient of the input
+it reaches what XLA's matrix products do on that CPU, for the kernel's two thirds of it or more
+(`bench layers`; experiments/results/bench/layers.jsonl).
 
 XLA cannot write such a program into the compilation cache (jaxlib 0.10.2 ends with std::bad_alloc).
 """
@@ -49,7 +49,7 @@ def conv(x, kernel, stride: int, padding: tuple[int, int]):
     # Whatever this is a part of is not to be written into the cache.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", sys.float_info.max)
     axes = [jax.typeof(each).manual_axis_type.varying for each in (x, kernel)]  # in shard_map
-    missing = [tuple((axes[0] | axes[1]) - own) for own in axes]
+    missing = [tuple(sorted((axes[0] | axes[1]) - own)) for own in axes]
     x, kernel = (
         lax.pcast(each, axis, to="varying") if axis else each
         for each, axis in zip((x, kernel), missing, strict=True)
