@@ -262,7 +262,7 @@ def test_figure_1_marks_where_each_activation_gets_to_25(results, drawn):
     text = (drawn / "activations.svg").read_text()
     assert "2.0 epochs" in text
     assert "ReLU 1.0× sooner than tanh; the paper's Figure 1: ReLU 6× sooner than tanh" in text
-    assert "sigmoid, rate 0.3: not in 40 epochs" in text
+    assert "sigmoid, rate 0.1: not in 40 epochs" in text
     assert (drawn / "activations.png").stat().st_size > 10_000
 
 
