@@ -234,12 +234,12 @@ def test_fast_first_conv_equals_the_plain_one(monkeypatch, size, kernel, stride,
 )
 def test_onednn_conv_equals_the_plain_one(monkeypatch, shape, kernel, stride, padding):
     """Values and gradients, of several batches for the kernel's, and with rows left over."""
-    monkeypatch.setattr(onednn, "LEAST_WORK", 0)
-    monkeypatch.setattr(onednn, "_CACHED_BYTES", 0)
+    monkeypatch.setattr(ops, "_LEAST_WORK", 0)
+    monkeypatch.setattr(ops, "_CACHED_BYTES", 0)
     monkeypatch.setattr(ops, "_fast", lambda: True)
     rng = np.random.default_rng(0)
     x, k = (jnp.asarray(rng.normal(size=each), jnp.float32) for each in (shape, kernel))
-    if not onednn.takes(x, k, stride, padding):
+    if not onednn.known():
         pytest.skip("this jaxlib's call to oneDNN is not known")
     convolve = functools.partial(ops.conv, stride=stride, padding=padding)
     assert "onednn" in jax.jit(convolve).lower(x, k).as_text()
@@ -256,7 +256,7 @@ def test_onednn_conv_equals_the_plain_one(monkeypatch, shape, kernel, stride, pa
 
 def test_onednn_conv_of_images_that_vary_over_fewer_axes(monkeypatch):
     """As in two towers: their devices have the same images and kernels of their own."""
-    monkeypatch.setattr(onednn, "LEAST_WORK", 0)
+    monkeypatch.setattr(ops, "_LEAST_WORK", 0)
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(4, 9, 9, 3)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 8)), jnp.float32)
@@ -327,7 +327,7 @@ def small_stage(kernel, images):
 def test_operators_work_in_shard_map(monkeypatch, dtype, fast):
     """Images split over two devices, with the checks of what varies: same gradient as on one."""
     monkeypatch.setattr(ops, "_fast", lambda: bool(fast))
-    monkeypatch.setattr(onednn, "LEAST_WORK", 0 if fast == "by oneDNN" else 2**60)
+    monkeypatch.setattr(ops, "_LEAST_WORK", 0 if fast == "by oneDNN" else 2**60)
     with jax.enable_x64(dtype == "float64"):
         rng = np.random.default_rng(0)
         images = jnp.asarray(rng.normal(size=(4, 48, 48, 3)), dtype)

@@ -222,15 +222,101 @@ def conv(x, kernel, *, stride: int, padding: tuple[int, int]):
     A layer in two towers calls it once per tower: XLA's grouped convolution
     (feature_group_count) is slower, and its partitioner gathers the whole batch.
     """
-    if _fast() and onednn.takes(x, kernel, stride, padding):  # else the batch may be symbolic
-        return onednn.conv(x, kernel, stride, padding)
+    if _by_onednn(x, kernel, stride, padding):
+        return _conv_fast(*_varying_alike(x, kernel), stride, padding)
     return _conv_plain(x, kernel, stride, padding)
+
+
+_LEAST_WORK = 2**27  # multiply-adds; fewer don't repay a compilation at every start
+
+
+def _by_onednn(x, kernel, stride, padding) -> bool:
+    if not _fast() or not onednn.known():  # without _fast the batch may be symbolic
+        return False
+    if x.dtype != jnp.float32 or max(padding) >= min(kernel.shape[:2]):
+        return False
+    out = _conv_shape(x, kernel, stride, padding)
+    return math.prod(out) * math.prod(kernel.shape[:3]) >= _LEAST_WORK
+
+
+def _conv_shape(x, kernel, stride, padding):
+    sides = zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    sizes = [conv_size(size, window, stride, padding) for size, window in sides]
+    return (len(x), *sizes, kernel.shape[-1])
+
+
+def _varying_alike(*arrays):
+    """The arrays, seen inside shard_map as varying over all axes that any of them varies over."""
+    axes = [jax.typeof(each).manual_axis_type.varying for each in arrays]
+    missing = [tuple(sorted(frozenset().union(*axes) - own)) for own in axes]
+    return [
+        lax.pcast(each, axis, to="varying") if axis else each
+        for each, axis in zip(arrays, missing, strict=True)
+    ]
 
 
 def _conv_plain(x, kernel, stride, padding):
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv_fast(x, kernel, stride, padding):
+    """By oneDNN, as are its gradients.
+
+    Forward and for the input's gradient it reaches what XLA's matrix products do on that CPU (the
+    first layer five sixths of it), for the kernel's two thirds or more
+    [experiments/results/bench/layers.jsonl].
+    """
+    shape = _conv_shape(x, kernel, stride, padding)
+    return onednn.convolve(x, kernel, shape, stride=stride, padding=(padding, padding))
+
+
+def _conv_fast_fwd(x, kernel, stride, padding):
+    return _conv_fast(x, kernel, stride, padding), (x, kernel)
+
+
+def _conv_fast_bwd(stride, padding, saved, g):
+    x, kernel = saved
+    return (
+        _input_gradient(x, kernel, g, stride, padding),
+        _channelwise_kernel_gradient(x, kernel, g, stride, padding),
+    )
+
+
+_conv_fast.defvjp(_conv_fast_fwd, _conv_fast_bwd)
+
+
+def _input_gradient(x, kernel, g, stride, padding):
+    """`g` convolved with the kernel turned by half a circle, its input and output exchanged."""
+    if stride > 1:  # as in a first layer, where the compiler leaves it out
+        return jax.vjp(lambda x: _conv_plain(x, kernel, stride, padding), x)[1](g)[0]
+    pads = [tuple(size - 1 - pad for pad in padding) for size in kernel.shape[:2]]
+    return onednn.convolve(g, kernel[::-1, ::-1], x.shape, padding=pads, exchanged=True)
+
+
+_BATCH = 16  # images whose kernel gradient is one call, at least: a vector of float32
+_CACHED_BYTES = 2**21  # of the output's gradient in one call, which is read once per input channel
+
+
+def _channelwise_kernel_gradient(x, kernel, g, stride, padding):
+    """A convolution whose channels are the images and whose images are the input's channels."""
+    height, width, channels, features = kernel.shape
+    pads = []
+    for axis, size in ((1, height), (2, width)):
+        used = (g.shape[axis] - 1) * stride + size - padding[0]  # of the input, and padding after
+        x = lax.slice_in_dim(x, 0, min(used, x.shape[axis]), axis=axis)
+        pads.append((padding[0], used - x.shape[axis]))
+    batches = _CACHED_BYTES // (g[0].size * g.dtype.itemsize) // _BATCH
+    count = _BATCH * max(1, batches)
+    total = 0
+    for start in range(0, len(x), count):
+        images = x[start : start + count].transpose(3, 1, 2, 0)
+        weights = g[start : start + count].transpose(1, 2, 0, 3)
+        shape = (channels, height, width, features)
+        total += onednn.convolve(images, weights, shape, padding=pads, dilation=stride)
+    return total.transpose(1, 2, 0, 3)
 
 
 def first_conv(x, kernel, *, stride: int, padding: tuple[int, int]):
@@ -240,7 +326,7 @@ def first_conv(x, kernel, *, stride: int, padding: tuple[int, int]):
     """
     columns = -(-kernel.shape[1] // stride) * stride**2 * kernel.shape[2]
     few = stride == 1 or columns < _FIRST_CONV_COLUMNS
-    if not _fast() or few or onednn.takes(x, kernel, stride, padding):
+    if not _fast() or few or _by_onednn(x, kernel, stride, padding):
         return conv(x, kernel, stride=stride, padding=padding)
     y = conv(x, lax.stop_gradient(kernel), stride=stride, padding=padding)
     return _with_kernel_gradient(y, kernel, x, stride, padding)
