@@ -227,7 +227,7 @@ def conv(x, kernel, *, stride: int, padding: tuple[int, int]):
     return _conv_plain(x, kernel, stride, padding)
 
 
-_LEAST_WORK = 2**27  # multiply-adds; fewer don't repay a compilation at every start
+_LEAST_WORK = 2**26  # multiply-adds; fewer don't repay a compilation at every start
 
 
 def _by_onednn(x, kernel, stride, padding) -> bool:

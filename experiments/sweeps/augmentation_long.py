@@ -1,0 +1,12 @@
+"""Crops and flips (section 4.1) once more, on three times the bench's epochs, as dropout.py."""
+
+CLAIM = 13
+BASE = "configs/bench_imagenette.py"
+OVERRIDES = {"num_epochs": 45, "optim.drop_epochs": (30, 39)}
+VARIANTS = {
+    "baseline": {},
+    "no crops or flips": {"data.crop": False, "data.flip": False},
+}
+SEEDS = 3
+MEASURES = ("top1_error", "train_top1_error", "loss", "rise")
+PAPER = {"no crops or flips": "higher"}

@@ -1,0 +1,16 @@
+"""The middle convolutions (section 7) once more, on three times the bench's epochs, as dropout.py.
+
+A deeper net is slower to train: on few epochs that alone can favour the shallower one.
+"""
+
+CLAIM = 11
+BASE = "configs/bench_imagenette.py"
+OVERRIDES = {"num_epochs": 45, "optim.drop_epochs": (30, 39)}
+VARIANTS = {
+    "baseline": {},
+    "no conv3": {"model.skip": ("conv3",)},  # conv4 then joins the towers in its place
+    "no conv4": {"model.skip": ("conv4",)},
+    "no conv5": {"model.skip": ("conv5",)},
+}
+SEEDS = 3
+PAPER = {"no conv3": 2.0, "no conv4": 2.0, "no conv5": 2.0}
