@@ -76,11 +76,11 @@ def _response_norm_plain(x, window, alpha, beta, k):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _response_norm_fast(x, window, alpha, beta, k):
     """Square roots instead of a general power, and the gradient in closed form."""
-    return x * _inverse_power(k + alpha * _window_sum(jnp.square(x), window), beta)
+    return x * _inverse_power(k + alpha * _window_sum_fast(jnp.square(x), window), beta)
 
 
 def _response_norm_fwd(x, window, alpha, beta, k):
-    d = k + alpha * _window_sum(jnp.square(x), window)
+    d = k + alpha * _window_sum_fast(jnp.square(x), window)
     return x * _inverse_power(d, beta), (x, d)
 
 
@@ -89,7 +89,8 @@ def _response_norm_bwd(window, alpha, beta, k, saved, g):
     # over those i whose window holds j: the mirrored window, which differs if its size is even.
     x, d = saved
     scaled = g * _inverse_power(d, beta)
-    return (scaled - 2 * alpha * beta * x * _window_sum(scaled * x / d, window, mirrored=True),)
+    shared = _window_sum_fast(scaled * x / d, window, mirrored=True)
+    return (scaled - 2 * alpha * beta * x * shared,)
 
 
 _response_norm_fast.defvjp(_response_norm_fwd, _response_norm_bwd)
@@ -102,12 +103,26 @@ def _inverse_power(d, beta):
     return d**-beta
 
 
-def _window_sum(x, window, mirrored=False):
+def _window_sum(x, window):
     """Sum over a window that starts size//2 before each place, clipped at the borders."""
-    padding = [(size // 2, size - 1 - size // 2) for size in window]
-    if mirrored:
-        padding = [(before, after) for after, before in padding]
-    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, (1,) * 4, padding)
+    zero = np.zeros((), x.dtype)
+    return lax.reduce_window(x, zero, lax.add, window, (1,) * 4, _around(window))
+
+
+def _window_sum_fast(x, window, mirrored=False):
+    """The same, or over the mirrored window, as shifted slices of the image."""
+    padding = [pads[::-1] if mirrored else pads for pads in _around(window)]
+    zero = np.zeros((), x.dtype)
+    if window[-1] > 1:  # shifts along the maps are slower than this
+        return lax.reduce_window(x, zero, lax.add, window, (1,) * 4, padding)
+    x = lax.pad(x, zero, [(*pads, 0) for pads in padding])
+    for axis in (1, 2):
+        x = sum(_shifted_along(x, axis, window[axis], 1))
+    return x
+
+
+def _around(window):
+    return [(size // 2, size - 1 - size // 2) for size in window]
 
 
 # Pooling
@@ -180,18 +195,29 @@ def _max_pool_fwd(x, window, stride):
 
 
 def _max_pool_bwd(window, stride, saved, g):
+    """Each pixel asks the windows that hold it whether it was their first largest.
+
+    Pixels are taken in blocks of stride x stride, all of which the same windows may hold.
+    """
     place, x = saved
-    zero = np.zeros((), g.dtype)
+    reach = -(-window // stride)  # windows along an axis that may hold a pixel: the last so many
+    blocks = [-(-size // stride) for size in x.shape[1:3]]
+    pads = [(reach - 1, n - size, 0) for n, size in zip(blocks, g.shape[1:3], strict=True)]
+    pads = [(0, 0, 0), *pads, (0, 0, 0)]
+    place = lax.pad(place, np.int8(-1), pads)
+    g = lax.pad(g, np.zeros((), g.dtype), pads)
     dx = 0
-    for number in range(window * window):
-        low = divmod(number, window)
-        pads = [
-            (first, size - first - (out - 1) * stride - 1, stride - 1)
-            for first, size, out in zip(low, x.shape[1:3], g.shape[1:3], strict=True)
-        ]
-        share = jnp.where(place == number, g, zero)
-        dx += lax.pad(share, zero, [(0, 0, 0), *pads, (0, 0, 0)])
-    return (dx,)
+    for first in np.ndindex(reach, reach):
+        # Where in these windows a block's pixels are; past their end, nowhere.
+        rows, columns = (np.arange(stride) + stride * (reach - 1 - start) for start in first)
+        number = (window * rows)[:, None] + columns
+        number[rows >= window] = number[:, columns >= window] = -2
+        number = number.astype(np.int8)[:, None, :, None]
+        ends = [start + n for start, n in zip(first, blocks, strict=True)]
+        cut = (slice(None), slice(first[0], ends[0]), None, slice(first[1], ends[1]), None)
+        dx += jnp.where(place[cut] == number, g[cut], np.zeros((), g.dtype))
+    dx = dx.reshape(len(x), stride * blocks[0], stride * blocks[1], -1)
+    return (dx[:, : x.shape[1], : x.shape[2]],)
 
 
 _max_pool_fast.defvjp(_max_pool_fwd, _max_pool_bwd)
@@ -297,7 +323,7 @@ def _input_gradient(x, kernel, g, stride, padding):
 
 
 _BATCH = 16  # images whose kernel gradient is one call, at least: a vector of float32
-_CACHED_BYTES = 2**21  # of the output's gradient in one call, which is read once per input channel
+_CACHED_BYTES = 2**20  # of the output's gradient in one call, which is read once per input channel
 
 
 def _channelwise_kernel_gradient(x, kernel, g, stride, padding):

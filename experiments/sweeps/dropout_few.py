@@ -1,6 +1,6 @@
 """Dropout (section 4.2) on a fifth of the images, so few that the bench's net can overfit.
 
-The paper's net has 60 million parameters for 1.2 million images; the bench's, 280 thousand for 9,469.
+The paper's net has 60 million parameters for 1.2 million images, the bench's 280 thousand for 9,469.
 """
 
 CLAIM = 7
