@@ -4,6 +4,7 @@ Contenders run in turn in one process, so that what slows the machine for a whil
 and the ratio of two is the median over the turns of each turn's own.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +26,10 @@ def take_turns(
     counts = {}
     for name, run in contenders.items():
         run(1)
-        counts[name] = max(1, round(seconds / elapsed(run, 1)))
+        count = 1  # what a first estimate makes of it also holds the start of a pipeline
+        while (took := elapsed(run, count)) < seconds:
+            count = max(count + 1, math.ceil(count * seconds / took))
+        counts[name] = count
     times = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():

@@ -104,7 +104,7 @@ CLAIMS = (
         7,
         "Without dropout the net overfits; with it, it needs twice the iterations (4.2)",
         "about 2×",
-        ("dropout",),
+        ("dropout", "dropout_few"),
     ),
     Claim(8, "Dropout's rate × the pooling (no such grid in the paper)", "", ("dropout_pooling",)),
     Claim(
@@ -115,9 +115,19 @@ CLAIMS = (
         configs="cifar_19pct, unregularised",
     ),
     Claim(10, "Ten views are better than the centre (4.1)", "1.55 / 1.30 points", ("views",)),
-    Claim(11, "Each middle convolution is needed (7)", "about 2 points", ("middle_convs",)),
+    Claim(
+        11,
+        "Each middle convolution is needed (7)",
+        "about 2 points",
+        ("middle_convs", "middle_convs_long"),
+    ),
     Claim(12, "Weight decay lowers the training error too (5)", "", ("weight_decay",)),
-    Claim(13, "Without crops and flips the net overfits (4.1)", "", ("augmentation",)),
+    Claim(
+        13,
+        "Without crops and flips the net overfits (4.1)",
+        "",
+        ("augmentation", "augmentation_long"),
+    ),
     Claim(14, "The towers specialise, one in colour (6.1, Figure 3)", "", ("specialisation",)),
     Claim(15, "Near in fc7 means alike (6.1, Figure 4)", "", ("neighbours",)),
     Claim(

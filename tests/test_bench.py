@@ -34,22 +34,25 @@ def test_turns_are_taken_in_turn_after_a_warm_up(monkeypatch):
     now, calls = 0.0, []
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
 
-    def contender(name, seconds):
+    def contender(name, seconds, start=0.0):
         def steps(count):
             nonlocal now
             calls.append((name, count))
-            now += seconds * count * (2 if len(calls) > 6 else 1)  # the machine slows down
+            slower = 2 if len(calls) > 9 else 1  # the machine slows down
+            now += (start + seconds * count) * slower
 
         return steps
 
-    contenders = {"slow": contender("slow", 2.0), "fast": contender("fast", 0.5)}
+    contenders = {"slow": contender("slow", 2.0), "fast": contender("fast", 0.25, start=0.5)}
     times = timing.take_turns(contenders, repeats=3, seconds=2.0)
-    assert calls == [("slow", 1)] * 2 + [("fast", 1)] * 2 + [("slow", 1), ("fast", 4)] * 3
-    assert times == {"slow": [2.0, 4.0, 4.0], "fast": [0.5, 1.0, 1.0]}
+    # The first estimate of the fast one holds its start: it runs on until a sample is long enough.
+    counts = [("fast", 1)] * 2 + [("fast", 3), ("fast", 5), ("fast", 6)]
+    assert calls == [("slow", 1)] * 2 + counts + [("slow", 1), ("fast", 6)] * 3
+    assert times == {"slow": [2.0, 4.0, 4.0], "fast": [2 / 6, 4 / 6, 4 / 6]}
     assert timing.ratios(times["slow"], times["fast"]) == {
-        "ratio": 4.0,
-        "ratio_min": 4.0,
-        "ratio_max": 4.0,
+        "ratio": 6.0,
+        "ratio_min": 6.0,
+        "ratio_max": 6.0,
     }
     assert timing.spread(times["slow"]) == {
         "seconds": statistics.median([2.0, 4.0, 4.0]),

@@ -76,10 +76,10 @@ def square_of(image: Image.Image, size: int) -> np.ndarray:
 
 def _cut(rgb: Image.Image, extent: tuple[float, float], size: int, turn) -> np.ndarray:
     box = _central_square(*extent, size)
-    if min(extent) == size:
-        rgb = rgb.crop(box)
-    else:
+    if min(extent) != size:
         rgb = rgb.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    elif rgb.size != (size, size):
+        rgb = rgb.crop(box)
     return np.asarray(rgb if turn is None else rgb.transpose(turn))
 
 

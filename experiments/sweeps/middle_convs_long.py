@@ -8,9 +8,9 @@ BASE = "configs/bench_imagenette.py"
 OVERRIDES = {"num_epochs": 45, "optim.drop_epochs": (30, 39)}
 VARIANTS = {
     "baseline": {},
-    "no conv3": {"model.skip": ("conv3",)},  # conv4 then joins the towers in its place
-    "no conv4": {"model.skip": ("conv4",)},
-    "no conv5": {"model.skip": ("conv5",)},
+    "no conv3, 45 epochs": {"model.skip": ("conv3",)},  # conv4 then joins the towers in its place
+    "no conv4, 45 epochs": {"model.skip": ("conv4",)},
+    "no conv5, 45 epochs": {"model.skip": ("conv5",)},
 }
 SEEDS = 3
-PAPER = {"no conv3": 2.0, "no conv4": 2.0, "no conv5": 2.0}
+PAPER = {"no conv3, 45 epochs": 2.0, "no conv4, 45 epochs": 2.0, "no conv5, 45 epochs": 2.0}
