@@ -62,13 +62,32 @@ def _product(shape: Sequence[int]) -> int:
     return total
 
 
+ONE_GPU = {"model.name": "alexnet_half", "mesh.data": 1}  # half the kernels (3.5)
+TWO_GPUS = {"mesh.layout": "towers", "mesh.model": 2, "mesh.data": 1}
+
+
 def times() -> tuple[str, str]:
-    """The two-device net's time against the one-device net's, from the benchmark's records."""
-    path = record.RESULTS / "bench" / "towers.jsonl"
-    if not path.exists():
-        return "no record of two GPUs", NOT_RUN
-    last = json.loads(path.read_text().splitlines()[-1])
-    return f"{last['ratio']:.2f}× the time, on {last['device']}", last["verdict"]
+    """The two-GPU net's training step against the one-GPU net's.
+
+    From the newest pair of `bench step --record` that differs in these fields alone.
+    """
+    path = record.RESULTS / "bench" / "step.jsonl"
+    ones, shown = {}, ("no record of two GPUs", NOT_RUN)
+    lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    for line in lines:
+        kind, fields = line["hardware"]["device_kind"], line["overrides"]
+        for own in (ONE_GPU, TWO_GPUS):
+            if kind == "cpu" or not own.items() <= fields.items():
+                continue
+            rest = {name: value for name, value in fields.items() if name not in own}
+            pair = json.dumps([kind, line["config"], rest], sort_keys=True)
+            if own is ONE_GPU:
+                ones[pair] = line["step_seconds"]
+            elif pair in ones:
+                ratio = line["step_seconds"] / ones[pair]
+                verdict = "agrees" if ratio < 1 else "contradicts"
+                shown = f"{ratio:.2f}× the time of half the net on one {kind}", verdict
+    return shown
 
 
 CLAIMS = (

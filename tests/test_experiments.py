@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from types import SimpleNamespace
 
 import jax
@@ -152,6 +153,28 @@ def test_the_ledger_has_a_row_a_claim(results):
     assert "60,965,224 parameters; 659,272 units, 290,400 of them in conv1" in rows[15][3]
     assert "conv3 1.45%, conv4 1.09%" in rows[15][3]
     assert rows[16][4] == "paper scale: not run"
+
+
+def test_the_time_of_two_gpus_is_read_from_the_benchmark(results):
+    fields = {"batch_size": 128}
+
+    def measured(seconds, own, kind="GTX 580", **more):
+        overrides = {**fields, **own, **more}
+        where = {"config": "configs/imagenet2012.py", "hardware": {"device_kind": kind}}
+        return {**where, "overrides": overrides, "step_seconds": seconds}
+
+    lines = [
+        measured(2.0, ledger.ONE_GPU),
+        measured(1.0, ledger.ONE_GPU, batch_size=64),
+        measured(1.0, ledger.ONE_GPU, kind="cpu"),
+        measured(1.8, ledger.TWO_GPUS),
+        measured(9.0, ledger.TWO_GPUS, kind="another"),
+    ]
+    file = record.RESULTS / "bench" / "step.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    expected = ("0.90× the time of half the net on one GTX 580", "agrees")
+    assert ledger.times() == expected
 
 
 def test_every_sweep_with_a_claim_has_its_row():

@@ -6,7 +6,7 @@ Each with its best learning rate out of activations_search.py.
 CLAIM = 9
 BASE = "configs/bench_cifar10.py"
 OVERRIDES = {"data.name": "cifar10_jpeg"}
-BEST_RATES = {"relu": 0.01, "tanh": 0.03, "sigmoid": 0.1}
+BEST_RATES = {"relu": 0.03, "tanh": 0.03, "sigmoid": 0.1}
 EPOCHS = {"relu": 20, "tanh": 40, "sigmoid": 40}
 VARIANTS = {
     kind: {

@@ -5,7 +5,7 @@ The best is the one that gets to 25% training error in the fewest epochs, or els
 
 BASE = "configs/bench_cifar10.py"
 OVERRIDES = {"data.name": "cifar10_jpeg"}
-RATES = {"relu": (0.003, 0.01, 0.03), "tanh": (0.01, 0.03, 0.1), "sigmoid": (0.03, 0.1, 0.3)}
+RATES = {"relu": (0.003, 0.01, 0.03, 0.1), "tanh": (0.01, 0.03, 0.1), "sigmoid": (0.03, 0.1, 0.3)}
 EPOCHS = {"relu": 20, "tanh": 40, "sigmoid": 40}
 VARIANTS = {
     f"{kind}, rate {rate}": {
@@ -16,6 +16,6 @@ VARIANTS = {
     for kind, rates in RATES.items()
     for rate in rates
 }
-BASELINE = "relu, rate 0.01"
+BASELINE = "relu, rate 0.03"
 SEEDS = 1
 MEASURES = ("epochs_to_25", "train_top1_error")
