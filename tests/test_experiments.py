@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import features
+from alexnet_jax import bench, data, features
 from alexnet_jax.assemble import assemble
 from alexnet_jax.config import load_config
 from alexnet_jax.errors import UserError
@@ -337,3 +337,33 @@ def test_commands_refuse_what_they_do_not_know():
     done = tiny.command("experiments.tables", "lrnn")
     assert done.returncode == 1
     assert done.stderr.strip().endswith("did you mean 'lrn'?")
+
+
+PAPER = definition.load_sweep(definition.FOLDER / "paper.py")
+PAPER_SCALE = {
+    **{f"sweep paper: {name}": name for name in PAPER.variants},
+    "imagenet2012": None,
+    "imagenet2012_owt": None,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPER_SCALE)
+def test_paper_scale_takes_steps(name):
+    """The very nets, images and update rules of ImageNet, four made-up images at a time."""
+    variant = PAPER_SCALE[name]
+    if variant is None:
+        config = load_config(tiny.ROOT / "configs" / f"{name}.py")
+    else:
+        config = definition.configuration(PAPER, variant, seed=0)
+    config.batch_size, config.mesh.data = 4, 1
+    run = bench.synthetic_run(config)
+    shardings = run.layout.batch_shardings()
+    batches = data.train_batches(run.data, seed=0, batch_size=4, shardings=shardings)
+    state = run.fresh_state()
+    before = np.asarray(state.params["fc8"]["bias"])
+    for _ in range(3):
+        state, sums = run.train_step(state, next(batches))
+        assert sums["finite"] and sums["count"] == 4
+    assert state.step == 3
+    assert not np.array_equal(state.params["fc8"]["bias"], before)
