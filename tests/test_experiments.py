@@ -13,7 +13,17 @@ from alexnet_jax import bench, data, features
 from alexnet_jax.assemble import assemble
 from alexnet_jax.config import load_config
 from alexnet_jax.errors import UserError
-from experiments import analyse, compare, definition, figures, ledger, record, tables, tabulate
+from experiments import (
+    analyse,
+    compare,
+    definition,
+    figures,
+    ledger,
+    record,
+    seeds_together,
+    tables,
+    tabulate,
+)
 from experiments.compare import Interval, paired, verdict
 from tests import tiny
 
@@ -364,6 +374,28 @@ def test_paper_scale_takes_steps(name):
     before = np.asarray(state.params["fc8"]["bias"])
     for _ in range(3):
         state, sums = run.train_step(state, next(batches))
-        assert sums["finite"] and sums["count"] == 4
+        assert sums["finite"]
+        assert sums["count"] == 4
     assert state.step == 3
     assert not np.array_equal(state.params["fc8"]["bias"], before)
+
+
+def test_seeds_together_train_as_they_do_alone(tmp_path):
+    config = load_config(tiny.make_config(tmp_path / "config.py", tiny.make_folder(tmp_path / "p")))
+    run = bench.synthetic_run(config)
+    shardings = run.layout.batch_shardings()
+    batches = data.train_batches(
+        run.data, seed=0, batch_size=config.batch_size, shardings=shardings
+    )
+    together = seeds_together.stacked(seeds_together.states(run, 2))
+    alone = seeds_together.states(run, 2)
+    step = seeds_together.step_together(run)
+    for _, batch in zip(range(2), batches, strict=False):
+        together, _ = step(together, batch)
+        alone = [run.train_step(state, batch)[0] for state in alone]
+    for seed, state in enumerate(alone):
+        for layer, weights in state.params.items():
+            own = together.params[layer]["kernel"][seed]
+            np.testing.assert_allclose(own, weights["kernel"], rtol=1e-3, atol=1e-5)
+    first, second = (state.params["conv1"]["kernel"] for state in alone)
+    assert not np.allclose(first, second)

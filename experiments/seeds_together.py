@@ -1,0 +1,101 @@
+"""Do seeds train faster in one program? Steps of N seeds under `vmap` against N steps in turn.
+
+    python -m experiments.seeds_together --config=configs/bench_imagenette.py [--seeds=3]
+
+The seeds share made-up batches; each has its own parameters, velocities and random key. Prints how
+many times as fast they are together, and appends one line to
+experiments/results/seeds_together/results.jsonl.
+"""
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from alexnet_jax import bench, cli, data, metrics, timing
+from alexnet_jax.assemble import Run
+from alexnet_jax.models import ops
+from alexnet_jax.step import TrainState, init_state
+
+RESULTS = Path(__file__).parent / "results" / "seeds_together" / "results.jsonl"
+
+
+def states(run: Run, seeds: int) -> list[TrainState]:
+    """A fresh state of each seed."""
+    return [
+        init_state(run.model, run.tx, seed, run.config.data.image_size) for seed in range(seeds)
+    ]
+
+
+def stacked(every: list[TrainState]) -> TrainState:
+    """One state whose arrays have the seeds first."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
+
+
+def step_together(run: Run) -> Callable:
+    """`step(stacked states, batch)`: what `run.train_step` does of each.
+
+    In the plain forms of the operators: a call of oneDNN has no batching rule.
+    """
+    together = jax.vmap(run.train_step, in_axes=(0, None))
+
+    def step(every, batch):
+        with ops.plain_forms():
+            return together(every, batch)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def main(_) -> None:
+    """Times, prints and records."""
+    config, seeds = flags.FLAGS.config, flags.FLAGS.seeds
+    provenance = metrics.provenance()
+    run = bench.synthetic_run(config)
+    batches = data.train_batches(
+        run.data,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        shardings=run.layout.batch_shardings(),
+    )
+    batch, step = next(batches), step_together(run)
+    separate, together = states(run, seeds), stacked(states(run, seeds))
+
+    def in_turn(count):
+        for _ in range(count):
+            for seed in range(seeds):
+                separate[seed], _ = run.train_step(separate[seed], batch)
+        jax.block_until_ready(separate)
+
+    def at_once(count):
+        nonlocal together
+        for _ in range(count):
+            together, _ = step(together, batch)
+        jax.block_until_ready(together)
+
+    times = timing.take_turns({"in turn": in_turn, "together": at_once}, repeats=5, seconds=2.0)
+    ratios = timing.ratios(times["in turn"], times["together"])
+    for name, each in times.items():
+        print(f"{seeds} seeds {name}: {1e3 * statistics.median(each):.1f} ms a step")
+    print(f"together {ratios['ratio']:.2f} times as fast")
+    record = {
+        **provenance,
+        "config": config.to_dict(),
+        "seeds": seeds,
+        "in_turn": timing.spread(times["in turn"]),
+        "together": timing.spread(times["together"]),
+        **ratios,
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(f"recorded in {RESULTS.relative_to(metrics.ROOT)}")
+
+
+if __name__ == "__main__":
+    cli.define_config()
+    flags.DEFINE_integer("seeds", 3, "Seeds to train together.", lower_bound=2)
+    cli.run(main)
