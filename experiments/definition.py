@@ -49,6 +49,7 @@ class Sweep:
     variants: dict[str, dict]
     overrides: dict = field(default_factory=dict)
     seeds: int = 3
+    unit: str = "seeds"  # what the values of a row are counted in
     baseline: str = "baseline"
     claim: int | None = None
     measures: tuple[str, ...] = ("top1_error", "loss")
@@ -148,10 +149,11 @@ def load_all() -> list[Sweep]:
 ANALYSES = (
     Sweep(
         name="averaging",
-        about="Averaging the predictions of five nets (section 6, Table 2) at bench scale.\n\n"
-        "A row's seeds are kinds of net, five trained nets of each.",
+        about="Averaging the predictions of five nets (section 6, Table 2) at bench scale:"
+        " of each kind of net that has five.",
         base="configs/bench_imagenette.py",
         variants={"one net": {}, "five averaged": {}},
+        unit="kinds of net",
         baseline="one net",
         claim=1,
         measures=("top1_error", "top5_error"),

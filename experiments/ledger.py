@@ -177,7 +177,7 @@ def found(sweep: Sweep) -> tuple[list[str], list[str]]:
             title = "" if measure == sweep.measures[0] else f" in {MEASURES[measure].title}"
             values = list(row.values[measure].values())
             shown = difference(interval, measure) or spread(values, measure)
-            results.append(f"{row.variant}{title}: {shown}, {row.seeds} seeds")
+            results.append(f"{row.variant}{title}: {shown}, {row.seeds} {sweep.unit}")
             verdicts.append(verdict(interval, said))
     return results, verdicts
 

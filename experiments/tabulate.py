@@ -54,7 +54,7 @@ def rows(sweep: Sweep, lines: Sequence[dict]) -> list[Row]:
 
 def grid(sweep: Sweep, lines: Sequence[dict]) -> list[list[str]]:
     """The table as texts, its header first."""
-    header = ["variant", *(MEASURES[name].title for name in sweep.measures), "seeds"]
+    header = ["variant", *(MEASURES[name].title for name in sweep.measures), sweep.unit]
     for name in compared(sweep):
         what = "quotient" if MEASURES[name].ratio else "difference"
         unit = "" if name == sweep.measures[0] else f" in {MEASURES[name].title}"
