@@ -304,6 +304,7 @@ FROM_RECORDS: dict[str, Callable] = {
     "architecture": architecture,
     "activations": activations,
     "dropout": dropout,
+    "dropout_few": dropout,
     "dropout_pooling": dropout_pooling,
 }
 FROM_RUNS: dict[str, Callable] = {"kernels": kernels, "predictions": predictions}
