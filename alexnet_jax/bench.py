@@ -47,18 +47,20 @@ from alexnet_jax.parallel import make_layout
 from alexnet_jax.train import train
 
 RESULTS = metrics.ROOT / "experiments" / "results" / "bench"
-INPUT_SECONDS = (
-    20.0  # a sample of a pipeline, beside which its start and its last buffers are short
-)
 TRAIN_ROUNDS = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """repeats: turns; steps: of a training loop; torch: compare with PyTorch."""
+    """repeats: turns; steps: of a training loop; torch: compare with PyTorch.
+
+    seconds: of a sample of a pipeline, beside which its start and the batches that it reads ahead
+    should be short.
+    """
 
     repeats: int = 10
     steps: int = 200
+    seconds: float = 20.0
     torch: bool = False
 
 
@@ -297,7 +299,7 @@ def bench_input(config: ConfigDict, options: Options) -> dict:
             from alexnet_jax import bench_torch
 
             contenders["torch"] = bench_torch.loader(config, dataset, cores)
-    times = timing.take_turns(contenders, options.repeats, INPUT_SECONDS)
+    times = timing.take_turns(contenders, options.repeats, options.seconds)
     result = {
         "images_per_second": batch_size / statistics.median(times["pipeline"]),
         "cores": cores,
@@ -530,6 +532,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum("against", None, ["torch"], "Measure PyTorch too, in turn (step, input).")
     flags.DEFINE_integer("repeats", 10, "Turns that a median is taken over.")
     flags.DEFINE_integer("steps", 200, "Steps of a loop (train).")
+    flags.DEFINE_float("seconds", 20.0, "Of a sample of a pipeline (input).")
     flags.DEFINE_string("json", None, "A file to write the result to.")
     flags.DEFINE_bool("record", False, "Append the result to experiments/results/bench.")
     cli.run(main, takes_files=True)

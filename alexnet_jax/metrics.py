@@ -245,8 +245,10 @@ def summarize(sums: Mapping) -> dict[str, float]:
 
 
 def provenance() -> dict:
-    """What produced a result: commit (None outside a checkout; `-dirty` when files that Git knows
-    have changed), UTC date, command, hardware, and versions of the packages that are installed.
+    """What produced a result: commit (None outside a checkout), UTC date, command, hardware, and
+    versions of the packages that are installed.
+
+    The commit is `-dirty` when files that Git knows have changed, other than earlier records.
     """
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -280,7 +282,8 @@ def _commit() -> str | None:
         # An installed package may lie inside somebody else's checkout.
         if Path(git("rev-parse", "--show-toplevel")) != ROOT:
             return None
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        code = (".", ":!experiments/results")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -20,13 +20,14 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Seconds of one call of each contender, `repeats` samples of each, taken in turn.
 
-    A contender runs n times and returns when all are done. A sample takes at least `seconds`.
+    A contender runs n times and returns when all are done. A sample takes about `seconds` or more.
     """
     seconds = SAMPLE_SECONDS if seconds is None else seconds
     counts = {}
     for name, run in contenders.items():
         run(1)
-        count = 1  # what a first estimate makes of it also holds the start of a pipeline
+        count = 1
+        # One call may be mostly a pipeline's start: count up until a sample is long enough.
         while (took := elapsed(run, count)) < seconds:
             count = max(count + 1, math.ceil(count * seconds / took))
         counts[name] = count

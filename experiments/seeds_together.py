@@ -18,7 +18,6 @@ from absl import flags
 
 from alexnet_jax import bench, cli, data, metrics, timing
 from alexnet_jax.assemble import Run
-from alexnet_jax.models import ops
 from alexnet_jax.step import TrainState, init_state
 
 RESULTS = Path(__file__).parent / "results" / "seeds_together" / "results.jsonl"
@@ -37,17 +36,8 @@ def stacked(every: list[TrainState]) -> TrainState:
 
 
 def step_together(run: Run) -> Callable:
-    """`step(stacked states, batch)`: what `run.train_step` does of each.
-
-    In the plain forms of the operators: a call of oneDNN has no batching rule.
-    """
-    together = jax.vmap(run.train_step, in_axes=(0, None))
-
-    def step(every, batch):
-        with ops.plain_forms():
-            return together(every, batch)
-
-    return jax.jit(step, donate_argnums=0)
+    """`step(stacked states, batch)`: what `run.train_step` does of each."""
+    return jax.jit(jax.vmap(run.train_step, in_axes=(0, None)), donate_argnums=0)
 
 
 def main(_) -> None:

@@ -196,14 +196,14 @@ def test_layers_names_each_operation(config_file, tmp_path):
 
 
 def test_input(config_file, tmp_path):
-    result, _ = run("input", config_file, tmp_path, "--config.data.backend=tfdata")
+    result, _ = run("input", config_file, tmp_path, "--config.data.backend=tfdata", "--seconds=1")
     assert result["images_per_second"] > 0
     assert result["decoding"]["ratio"] > 0
     assert result["resize_size"] == 36
 
 
 def test_the_device_backend_sends_nothing(config_file, tmp_path):
-    result, _ = run("input", config_file, tmp_path)
+    result, _ = run("input", config_file, tmp_path, "--seconds=1")
     assert result["transfers_between_steps"] == 0
 
 
@@ -247,9 +247,8 @@ def test_against_torch(config_file, tmp_path):
 @pytest.mark.slow
 def test_against_torchs_loader(config_file, tmp_path):
     pytest.importorskip("torch")
-    result, _ = run(
-        "input", config_file, tmp_path, "--config.data.backend=tfdata", "--against=torch"
-    )
+    flags = ("--config.data.backend=tfdata", "--against=torch", "--seconds=1")
+    result, _ = run("input", config_file, tmp_path, *flags)
     assert result["torch"]["ratio"] > 0
     assert result["torch"]["pixel_difference"] == 0  # these photographs aren't resized
 

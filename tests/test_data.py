@@ -178,6 +178,18 @@ def test_parts_that_do_not_divide_a_batch_fill_it(root):
             assert batch["mask"].all()
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices have memory of their own")
+def test_a_cpu_takes_the_images_without_a_copy(root):
+    source = open_source(f"folder:{root}", None, "train")
+    for batch_size in (3, 8):
+        batches = host.train_batches(
+            source, batch_size=batch_size, image_size=12, resize_size=16, seed=5
+        )
+        images = next(batches)["images"]
+        placed = jax.make_array_from_callback(images.shape, ONE["images"], images.__getitem__)
+        assert placed.unsafe_buffer_pointer() == images.ctypes.data
+
+
 def test_processes_share_a_batch_by_rows(root):
     source = open_source(f"folder:{root}", None, "train")
     sizes = dict(image_size=12, resize_size=16, batch_size=8)

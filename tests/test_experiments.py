@@ -174,10 +174,12 @@ def test_the_time_of_two_gpus_is_read_from_the_benchmark(results):
         return {**where, "overrides": overrides, "step_seconds": seconds}
 
     lines = [
-        measured(2.0, ledger.ONE_GPU),
+        measured(1.8, ledger.TWO_GPUS),
+        measured(3.0, ledger.ONE_GPU),
+        measured(2.0, ledger.ONE_GPU),  # the newest, though after the other
         measured(1.0, ledger.ONE_GPU, batch_size=64),
         measured(1.0, ledger.ONE_GPU, kind="cpu"),
-        measured(1.8, ledger.TWO_GPUS),
+        measured(0.5, ledger.TWO_GPUS, kind="cpu"),
         measured(9.0, ledger.TWO_GPUS, kind="another"),
     ]
     file = record.RESULTS / "bench" / "step.jsonl"
@@ -185,6 +187,7 @@ def test_the_time_of_two_gpus_is_read_from_the_benchmark(results):
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     expected = ("0.90× the time of half the net on one GTX 580", "agrees")
     assert ledger.times() == expected
+    assert ledger.grid()[17][-1] == "imagenet2012"
 
 
 def test_every_sweep_with_a_claim_has_its_row():
@@ -391,8 +394,8 @@ def test_seeds_together_train_as_they_do_alone(tmp_path):
     alone = seeds_together.states(run, 2)
     step = seeds_together.step_together(run)
     for _, batch in zip(range(2), batches, strict=False):
-        together, _ = step(together, batch)
         alone = [run.train_step(state, batch)[0] for state in alone]
+        together, _ = step(together, batch)
     for seed, state in enumerate(alone):
         for layer, weights in state.params.items():
             own = together.params[layer]["kernel"][seed]

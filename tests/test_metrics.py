@@ -296,10 +296,14 @@ def test_provenance_names_the_commit(tmp_path, monkeypatch):
     git("init")
     assert metrics.provenance()["commit"] is None
     (tmp_path / "file").write_text("one")
-    git("add", "file")
+    records = tmp_path / "experiments" / "results" / "runs.jsonl"
+    records.parent.mkdir(parents=True)
+    records.write_text("one\n")
+    git("add", ".")
     git("commit", "-m", "first")
     head = git("rev-parse", "HEAD")
     (tmp_path / "untracked").write_text("")
+    records.write_text("one\ntwo\n")
     assert metrics.provenance()["commit"] == head
     (tmp_path / "file").write_text("two")
     assert metrics.provenance()["commit"] == head + "-dirty"

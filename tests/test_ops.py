@@ -112,6 +112,7 @@ def test_norm_of_bfloat16_sums_in_float32():
 
 
 POOLS = [(3, 2, False), (3, 2, True), (2, 2, False), (2, 2, True), (3, 3, True), (3, 1, False)]
+POOLS += [(5, 2, False), (1, 1, False), (2, 3, False)]
 
 
 @pytest.mark.parametrize(("window", "stride", "overhang"), POOLS)

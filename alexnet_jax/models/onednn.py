@@ -53,6 +53,7 @@ def convolve(images, kernel, shape, *, padding, stride=1, dilation=1, exchanged=
         "__onednn$convolution",
         jax.typeof(images).update(shape=shape),
         custom_call_api_version=1,
+        vmap_method="sequential",
         legacy_backend_config=json.dumps({"onednn_conv_config": config}),
     )
     return call(images, kernel)

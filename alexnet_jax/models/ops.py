@@ -103,26 +103,26 @@ def _inverse_power(d, beta):
     return d**-beta
 
 
-def _window_sum(x, window):
+def _window_sum(x, window, mirrored=False):
     """Sum over a window that starts size//2 before each place, clipped at the borders."""
     zero = np.zeros((), x.dtype)
-    return lax.reduce_window(x, zero, lax.add, window, (1,) * 4, _around(window))
+    return lax.reduce_window(x, zero, lax.add, window, (1,) * 4, _around(window, mirrored))
 
 
 def _window_sum_fast(x, window, mirrored=False):
-    """The same, or over the mirrored window, as shifted slices of the image."""
-    padding = [pads[::-1] if mirrored else pads for pads in _around(window)]
-    zero = np.zeros((), x.dtype)
-    if window[-1] > 1:  # shifts along the maps are slower than this
-        return lax.reduce_window(x, zero, lax.add, window, (1,) * 4, padding)
-    x = lax.pad(x, zero, [(*pads, 0) for pads in padding])
+    """The same; within maps as sums of shifted slices, which are slower across them."""
+    if window[-1] > 1:
+        return _window_sum(x, window, mirrored)
+    pads = [(*pad, 0) for pad in _around(window, mirrored)]
+    x = lax.pad(x, np.zeros((), x.dtype), pads)
     for axis in (1, 2):
         x = sum(_shifted_along(x, axis, window[axis], 1))
     return x
 
 
-def _around(window):
-    return [(size // 2, size - 1 - size // 2) for size in window]
+def _around(window, mirrored):
+    pads = [(size // 2, size - 1 - size // 2) for size in window]
+    return [pad[::-1] for pad in pads] if mirrored else pads
 
 
 # Pooling
@@ -141,7 +141,11 @@ def pool_size(size: int, window: int, stride: int, overhang: bool = False) -> in
 def max_pool(x, *, window: int, stride: int, overhang: bool = False):
     """Largest value of each window x window; the gradient goes to the first largest."""
     x = _overhang(x, window, stride, overhang, -np.inf)
-    return (_max_pool_fast if _fast() else _max_pool_plain)(x, window, stride)
+    fast = _fast() and window <= _LARGEST_FAST_POOL
+    return (_max_pool_fast if fast else _max_pool_plain)(x, window, stride)
+
+
+_LARGEST_FAST_POOL = 11  # whose places an int8 can number
 
 
 def avg_pool(x, *, window: int, stride: int, overhang: bool = False):
@@ -216,7 +220,7 @@ def _max_pool_bwd(window, stride, saved, g):
         ends = [start + n for start, n in zip(first, blocks, strict=True)]
         cut = (slice(None), slice(first[0], ends[0]), None, slice(first[1], ends[1]), None)
         dx += jnp.where(place[cut] == number, g[cut], np.zeros((), g.dtype))
-    dx = dx.reshape(len(x), stride * blocks[0], stride * blocks[1], -1)
+    dx = dx.reshape(len(x), stride * blocks[0], stride * blocks[1], x.shape[-1])
     return (dx[:, : x.shape[1], : x.shape[2]],)
 
 

@@ -1,4 +1,7 @@
-"""LRN (section 3.3) with each side's best of lrn_search.py: alpha and rate with it, rate without."""
+"""LRN (section 3.3) with each side's best of lrn_search.py: alpha and rate with it, rate without.
+
+Seeds 0 and 1 are those of the search, which tried more with LRN: they can only favour it.
+"""
 
 CLAIM = 2
 BASE = "configs/bench_imagenette.py"
