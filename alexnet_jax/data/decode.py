@@ -55,7 +55,8 @@ def square(data: bytes, size: int) -> np.ndarray:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise BadImage(f"{width}x{height} pixels, above the limit of {MAX_PIXELS}")
-            shrunk = image.draft(None, (2 * size, 2 * size))
+            large = min(width, height) >= 4 * size
+            shrunk = image.draft(None, (2 * size, 2 * size)) if large else None
             rgb = _to_rgb(image)
             turn = _UPRIGHT.get(_orientation(image))
         # The picture's extent in pixels of `rgb`; a shrunk one may end inside a pixel.
