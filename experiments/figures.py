@@ -113,7 +113,7 @@ def dropout(name: str) -> None:
     sweep, lines = records(name)
     figure, (errors, losses) = _axes(8.0, 3.6, ncols=2)
     for variant, colour in zip(sweep.variants, COLOURS, strict=False):
-        shown = "dropout 0.5" if variant == sweep.baseline else variant
+        shown = "dropout 0.5" if variant == sweep.baseline else variant.partition(",")[0]
         for number, line in enumerate(each for each in lines if each["variant"] == variant):
             train, valid = (curve(line, training=training) for training in (True, False))
             style = {"color": colour, "lw": 1.2, "alpha": 0.8}
