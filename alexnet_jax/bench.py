@@ -1,7 +1,7 @@
 """How fast: the step, its layers, the input, the loop, and what the devices say to each other.
 
 python -m alexnet_jax.bench step|layers|input|train|comms --config=FILE [--config.FIELD=VALUE]
-    [--against=torch] [--repeats=N] [--steps=N] [--json=FILE] [--record]
+    [--against=torch] [--repeats=N] [--steps=N] [--seconds=S] [--json=FILE] [--record]
 
 step    the compiled training step, its compilation, memory and share of the matmul peak; forward
 layers  where the step's time goes: each layer forward and its two gradients, timed alone
