@@ -3,13 +3,13 @@
     BASE = "configs/bench_imagenette.py"
     VARIANTS = {"baseline": {}, "no LRN": {"model.lrn": False}}
 
-Beside these two it may have OVERRIDES, of every variant; SEEDS, how many of each (3); UNIT,
-what else their number counts; BASELINE, the
-variant that the others are compared with ("baseline", or else the first); CLAIM, its number in the
-ledger; MEASURES, names out of experiments/compare.py; and PAPER, what the paper says of a variant's
-difference to the baseline: a number in the first measure, "higher" or "lower", or a dict of these
-by measure. The file's first line says what it is about. A variant whose `init_from` is another's
-name begins, seed by seed, with the weights that the other ended with.
+Beside these two it may have OVERRIDES, of every variant; SEEDS, how many of each (3); UNIT, what
+else their number counts; BASELINE, the variant that the others are compared with ("baseline", or
+else the first); CLAIM, its number in the ledger; MEASURES, names out of experiments/compare.py; and
+PAPER, what the paper says of a variant's difference to the baseline: a number in the first measure,
+"higher" or "lower", or a dict of these by measure. The file's first line says what it is about. A
+variant whose `init_from` is another's name begins, seed by seed, with the weights that the other
+ended with.
 """
 
 import ast
