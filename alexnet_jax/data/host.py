@@ -52,7 +52,7 @@ def train_batches(
     A batch holds, for the rows [lo, hi) of the global batch (by default all, B = hi - lo):
     `images` uint8 [B, S, S, 3], `labels` int32 [B], `crops` int32 [B, 3], `mask` float32 [B] and
     `ids` int32 [B]. The order and the crops are those of plan.epoch_plan; the tail of an epoch that
-    fills no batch is dropped. `num_threads` defaults to tf.data's own choice.
+    fills no batch is dropped. `num_threads` defaults to one more than there are cores.
 
     An image that cannot be decoded raises UserError; with a dict `bad` it is noted there instead,
     as {id: file and reason}, and its row is black with mask 0.
@@ -236,14 +236,15 @@ def _filled_batches(
             failures[int(position)] = error
         return position
 
+    if num_threads is None:
+        num_threads = os.cpu_count() + 1  # tf.data's own choice was slower, and at times by half
     options = tf.data.Options()
-    if num_threads:
-        options.threading.private_threadpool_size = num_threads
+    options.threading.private_threadpool_size = num_threads
     stream = (
         tf.data.Dataset.range(steps.start * parts, steps.stop * parts, output_type=tf.int64)
         .map(
             lambda position: tf.numpy_function(task, [position], tf.int64, stateful=False),
-            num_parallel_calls=num_threads or tf.data.AUTOTUNE,
+            num_parallel_calls=num_threads,
             deterministic=True,
         )
         .batch(parts)
