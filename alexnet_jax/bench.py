@@ -50,7 +50,7 @@ RESULTS = metrics.ROOT / "experiments" / "results" / "bench"
 TRAIN_ROUNDS = 3
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """repeats: turns; steps: of a training loop; torch: compare with PyTorch.
 
@@ -304,6 +304,7 @@ def bench_input(config: ConfigDict, options: Options) -> dict:
         "images_per_second": batch_size / statistics.median(times["pipeline"]),
         "cores": cores,
         "resize_size": dataset.resize_size,
+        "sample_seconds": options.seconds,
         **timing.spread(times["pipeline"], "batch_"),
     }
     rows = [("pipeline", f"{result['images_per_second']:,.0f}", "")]
@@ -501,8 +502,13 @@ def main(files):
     values = flags.FLAGS
     if values.repeats < 1 or values.steps < 4:
         raise UserError("--repeats must be at least 1, and --steps at least 4")
-    against = values.against == "torch"
-    if against:
+    options = Options(
+        repeats=values.repeats,
+        steps=values.steps,
+        seconds=values.seconds,
+        torch=values.against == "torch",
+    )
+    if options.torch:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is shared
     if mode == "comms" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", 8)
@@ -513,7 +519,7 @@ def main(files):
         "overrides": overrides(values.config, path),
         "batch_size": values.config.batch_size,
         "image_size": values.config.data.image_size,
-        **MODES[mode](values.config, Options(values.repeats, values.steps, against)),
+        **MODES[mode](values.config, options),
         **metrics.provenance(),
     }
     hardware = result["hardware"]

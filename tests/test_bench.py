@@ -200,6 +200,7 @@ def test_input(config_file, tmp_path):
     assert result["images_per_second"] > 0
     assert result["decoding"]["ratio"] > 0
     assert result["resize_size"] == 36
+    assert result["sample_seconds"] == 1
 
 
 def test_the_device_backend_sends_nothing(config_file, tmp_path):
