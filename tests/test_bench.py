@@ -272,10 +272,15 @@ def test_mistakes(arguments, expected, config_file):
 def test_the_table_shows_the_newest_matching_record(tmp_path):
     def record(ratio, **fields):
         torch = {"step": {"stock": {"ratio": ratio}, "tuned": {"ratio": ratio / 2}}}
-        common = {"mode": "step", "config": "configs/imagenette.py", "overrides": {}}
+        common = {
+            "mode": "step",
+            "config": "configs/imagenette.py",
+            "overrides": bench_table.TEN_CLASSES,
+        }
         return {**common, "device": "a CPU", "torch": torch, **fields}
 
-    lines = [record(1.5), record(1.25), record(9.0, overrides={"batch_size": 8})]
+    other = record(9.0, overrides={**bench_table.TEN_CLASSES, "batch_size": 8})
+    lines = [record(1.5), record(1.25), other]
     (tmp_path / "step.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     table = bench_table.table(tmp_path)
     (row,) = [line for line in table.splitlines() if "imagenette" in line and "1.25" in line]
