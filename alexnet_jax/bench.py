@@ -111,10 +111,11 @@ def _num_classes(config: ConfigDict) -> int:
 
 
 def _batch(run: Run) -> dict[str, jax.Array]:
-    return next(_batches(run))
+    return next(batches(run))
 
 
-def _batches(run: Run, start_step: int = 0) -> Iterator[dict[str, jax.Array]]:
+def batches(run: Run, start_step: int = 0) -> Iterator[dict[str, jax.Array]]:
+    """The run's training batches, as its loop reads them."""
     return data.train_batches(
         run.data,
         seed=run.config.seed,
@@ -330,7 +331,7 @@ def bench_input(config: ConfigDict, options: Options) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class _InputRun:
-    """What `_batches` reads of a run."""
+    """What `batches` reads of a run."""
 
     config: ConfigDict
     data: data.Data
@@ -356,7 +357,7 @@ def _pipeline(run: Run | _InputRun) -> Callable[[int], None]:
 
     def take(count):
         # A stream of its own for each sample: one that waited would have filled its buffers.
-        stream = streams.pop("kept", None) or _batches(run)
+        stream = streams.pop("kept", None) or batches(run)
         guard = jax.transfer_guard("disallow") if on_device else contextlib.nullcontext()
         with guard:
             for _ in range(count):
@@ -528,9 +529,7 @@ def main(files):
     if values.json:
         metrics.write_json(values.json, result)
     if values.record:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        with (RESULTS / f"{mode}.jsonl").open("a") as file:
-            file.write(json.dumps(result) + "\n")
+        metrics.append_json(RESULTS / f"{mode}.jsonl", result)
 
 
 if __name__ == "__main__":

@@ -297,6 +297,17 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def append_json(path: Path, obj) -> None:
+    """Appends `obj` as a line to a file of records; makes its folder where it is missing.
+
+    Raises UserError when the disk is full or not writable.
+    """
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(obj) + "\n")
+
+
 def write_json(path: str | Path, obj) -> None:
     """Writes `obj` to `path`, indented; a kill leaves the old file or the new, never a part.
 

@@ -8,7 +8,6 @@ data's fields, [step, resident MiB] of 100 instants, and the growth in the run's
 as the first tenth fills caches and buffers.
 """
 
-import json
 import os
 import time
 from pathlib import Path
@@ -65,9 +64,7 @@ def main(_) -> None:
         "largest_mib": max(mib for _, mib in samples),
         "resident_mib": samples,
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    metrics.append_json(RESULTS, record)
     print(f"recorded in {RESULTS.relative_to(metrics.ROOT)}")
 
 

@@ -15,7 +15,6 @@ experiments/results/photos_floors/results.jsonl.
 """
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +135,7 @@ def main(_) -> None:
         "top1_error": {name: error for name, (error, _) in floors.items()},
         "variants": variants,
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    metrics.append_json(RESULTS, record)
     print(f"recorded in {RESULTS.relative_to(metrics.ROOT)}")
 
 

@@ -7,7 +7,6 @@ many times as fast they are together, and appends one line to
 experiments/results/seeds_together/results.jsonl.
 """
 
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from alexnet_jax import bench, cli, data, metrics, timing
+from alexnet_jax import bench, cli, metrics, timing
 from alexnet_jax.assemble import Run
 from alexnet_jax.step import TrainState, init_state
 
@@ -45,13 +44,7 @@ def main(_) -> None:
     config, seeds = flags.FLAGS.config, flags.FLAGS.seeds
     provenance = metrics.provenance()
     run = bench.synthetic_run(config)
-    batches = data.train_batches(
-        run.data,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        shardings=run.layout.batch_shardings(),
-    )
-    batch, step = next(batches), step_together(run)
+    batch, step = next(bench.batches(run)), step_together(run)
     separate, together = states(run, seeds), stacked(states(run, seeds))
 
     def in_turn(count):
@@ -79,9 +72,7 @@ def main(_) -> None:
         "together": timing.spread(times["together"]),
         **ratios,
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    metrics.append_json(RESULTS, record)
     print(f"recorded in {RESULTS.relative_to(metrics.ROOT)}")
 
 

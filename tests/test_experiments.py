@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import bench, data, features
+from alexnet_jax import bench, features
 from alexnet_jax.assemble import assemble
 from alexnet_jax.config import load_config
 from alexnet_jax.errors import UserError
@@ -371,9 +371,7 @@ def test_paper_scale_takes_steps(name):
         config = definition.configuration(PAPER, variant, seed=0)
     config.batch_size, config.mesh.data = 4, 1
     run = bench.synthetic_run(config)
-    shardings = run.layout.batch_shardings()
-    batches = data.train_batches(run.data, seed=0, batch_size=4, shardings=shardings)
-    state = run.fresh_state()
+    state, batches = run.fresh_state(), bench.batches(run)
     before = np.asarray(state.params["fc8"]["bias"])
     for _ in range(3):
         state, sums = run.train_step(state, next(batches))
@@ -386,14 +384,10 @@ def test_paper_scale_takes_steps(name):
 def test_seeds_together_train_as_they_do_alone(tmp_path):
     config = load_config(tiny.make_config(tmp_path / "config.py", tiny.make_folder(tmp_path / "p")))
     run = bench.synthetic_run(config)
-    shardings = run.layout.batch_shardings()
-    batches = data.train_batches(
-        run.data, seed=0, batch_size=config.batch_size, shardings=shardings
-    )
     together = seeds_together.stacked(seeds_together.states(run, 2))
     alone = seeds_together.states(run, 2)
     step = seeds_together.step_together(run)
-    for _, batch in zip(range(2), batches, strict=False):
+    for _, batch in zip(range(2), bench.batches(run), strict=False):
         alone = [run.train_step(state, batch)[0] for state in alone]
         together, _ = step(together, batch)
     for seed, state in enumerate(alone):
