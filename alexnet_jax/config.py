@@ -23,7 +23,7 @@ RESUMABLE = frozenset(
 # Fields that earlier commits didn't know, with what their runs did.
 _LATER_FIELDS = {
     **{"on_nonfinite": "stop", "on_save_error": "stop", "deterministic": False},
-    "init_from": "",
+    **{"init_from": "", "model.layer_init_scales": ()},
 }
 
 
@@ -66,10 +66,14 @@ def read_config(workdir: Path) -> ConfigDict:
     """
     path = Path(workdir) / "config.json"
     try:
-        return ConfigDict(_LATER_FIELDS | _with_tuples(json.loads(path.read_text()))).lock()
+        config = ConfigDict(_with_tuples(json.loads(path.read_text())))
+        for name, value in _LATER_FIELDS.items():
+            section, _, field = name.rpartition(".")
+            (config[section] if section else config).setdefault(field, value)
+        return config.lock()
     except FileNotFoundError:
         raise UserError(f"no run in '{workdir}': it has no config.json") from None
-    except (ValueError, TypeError, RecursionError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
         raise UserError(f"'{path}' cannot be read: {error}") from None
 
 

@@ -67,6 +67,7 @@ def get_config() -> ConfigDict:
     model.inverted_dropout = placeholder(bool)  # rescale in training, not in testing
     model.kernel_init = placeholder(str)  # 'gaussian', the table's deviations, or 'he'
     model.init_scale = placeholder(float)  # factor on the initial kernels' deviation
+    model.layer_init_scales = placeholder(tuple)  # (layer, factor) where a layer's differs from it
     model.bias_one = placeholder(float)  # initial bias where the paper has 1 (section 5)
     model.dtype = placeholder(str)  # of the computation; parameters are 'float32'
 

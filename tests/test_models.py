@@ -192,6 +192,18 @@ def test_he_init_follows_the_fan_in_and_scale():
     np.testing.assert_allclose(half, kernel / 2, rtol=1e-6)
 
 
+def test_layers_may_have_an_initial_scale_of_their_own():
+    fields = dict(width=1 / 4, hidden_units=64, kernel_init="he")
+    names = kernels("conv1", "conv2")
+    whole = initial(create("alexnet", **fields), SIZE, names)
+    tenth = initial(create("alexnet", **fields, layer_init_scales=[["conv1", 0.1]]), SIZE, names)
+    np.testing.assert_allclose(tenth["conv1"], whole["conv1"] / 10, rtol=1e-6)
+    np.testing.assert_array_equal(tenth["conv2"], whole["conv2"])
+    for wrong in ((("conf1", 0.1),), (("conv1", 0),), ("conv1", 0.1), (("conv1",),)):
+        with pytest.raises(UserError, match="layer_init_scales"):
+            create("alexnet", layer_init_scales=wrong)
+
+
 def test_towers_meet_only_where_the_paper_says():
     """A change in tower 1's conv1 reaches tower 0 first in conv3."""
     model = small()

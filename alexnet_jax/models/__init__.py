@@ -23,7 +23,7 @@ def create(name: str, **fields) -> AlexNet:
     for field in fields:
         if field not in known:
             raise UserError(f"model.{field}: no such field; {nearest(field, known)}")
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    fields = {name: _tuples(value) for name, value in fields.items()}
     model = AlexNet(**{**PRESETS[name].fields, **fields})
     _check(model)
     return model
@@ -71,10 +71,21 @@ def _check(model):
     for name in model.skip:
         if name not in convs[1:]:
             _refuse(model, "skip", f"a tuple of names out of {', '.join(convs[1:])}")
+    names = [row.name for row in model.layers]
+    for pair in model.layer_init_scales:
+        paired = isinstance(pair, tuple) and len(pair) == 2 and _is(pair[1], (int, float))
+        if not paired or pair[0] not in names or not 0 < pair[1] < math.inf:
+            wanted = f"pairs (layer, factor above 0) with layers out of {', '.join(names)}"
+            _refuse(model, "layer_init_scales", wanted)
     for row in model.layers:
         features = getattr(row, "maps", None)
         if model.width == 1 and features and features % model.towers:
             raise UserError(f"{row.name}: {features} maps don't divide into {model.towers} towers")
+
+
+def _tuples(value):
+    """Lists, as JSON gives them, as tuples, which can be hashed."""
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _is(value, kind):

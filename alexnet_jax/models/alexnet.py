@@ -93,6 +93,7 @@ class AlexNet(nn.Module):
 
     kernel_init: str = "gaussian"  # "gaussian": the table's std; "he": sqrt(2 / fan-in)
     init_scale: float = 1.0  # multiplies either
+    layer_init_scales: tuple[tuple[str, float], ...] = ()  # (layer, factor), beside init_scale
     bias_one: float = 1.0  # what a 1 in the table's biases stands for
 
     dtype: str = "float32"  # of the computation; parameters are float32, or float64 with float64
@@ -201,7 +202,7 @@ class AlexNet(nn.Module):
     def _weights(self, row, shape, bias_shape, fan_in):
         std = math.sqrt(2 / fan_in) if self.kernel_init == "he" else row.std
         bias = self.bias_one if row.bias == 1 else row.bias
-        std *= self.init_scale
+        std *= self.init_scale * dict(self.layer_init_scales).get(row.name, 1.0)
         return Weights(shape, bias_shape, std, bias, self._param_dtype, name=row.name)()
 
     def _apply(self, op, row, maps):
