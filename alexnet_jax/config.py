@@ -69,7 +69,9 @@ def read_config(workdir: Path) -> ConfigDict:
         config = ConfigDict(_with_tuples(json.loads(path.read_text())))
         for name, value in _LATER_FIELDS.items():
             section, _, field = name.rpartition(".")
-            (config[section] if section else config).setdefault(field, value)
+            place = config[section] if section else config
+            if field not in place:
+                place[field] = value
         return config.lock()
     except FileNotFoundError:
         raise UserError(f"no run in '{workdir}': it has no config.json") from None
