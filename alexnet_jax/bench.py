@@ -36,7 +36,7 @@ from ml_collections.config_flags import get_config_filename
 from PIL import Image
 
 from alexnet_jax import bench_layers as layers
-from alexnet_jax import cli, console, data, metrics, timing
+from alexnet_jax import cli, console, data, timing
 from alexnet_jax.assemble import Run, assemble, data_spec, make_model
 from alexnet_jax.config import flatten, load_config
 from alexnet_jax.data.device import Squares
@@ -44,6 +44,7 @@ from alexnet_jax.data.plan import epoch_plan
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.parallel import make_layout
+from alexnet_jax.records import metrics
 from alexnet_jax.train import train
 
 RESULTS = metrics.ROOT / "experiments" / "results" / "bench"

@@ -18,9 +18,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from alexnet_jax import cli, console, metrics
+from alexnet_jax import cli, console
 from alexnet_jax.data import decode
 from alexnet_jax.data.sources import Source, open_source
+from alexnet_jax.records import metrics
 
 CHUNK = 32  # images in one task of a thread
 LISTED = 20  # lines of each list on the screen; --json has them all

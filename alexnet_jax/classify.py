@@ -16,9 +16,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from alexnet_jax import cli, console, names, pictures, plots
+from alexnet_jax import cli, console
 from alexnet_jax.errors import UserError
-from alexnet_jax.pretrained import Pretrained, open_pretrained
+from alexnet_jax.trained import names, pictures, plots
+from alexnet_jax.trained.pretrained import Pretrained, open_pretrained
 
 PLOTTED = 24  # pictures in one plot
 

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from alexnet_jax import checkpoint, cli, console, data, distributed, metrics
+from alexnet_jax import cli, console, data, distributed
 from alexnet_jax.assemble import Run, assemble
 from alexnet_jax.config import read_config
+from alexnet_jax.records import checkpoint, metrics
 from alexnet_jax.step import classification_sums
 
 

@@ -24,11 +24,13 @@ import safetensors.numpy
 from absl import flags
 from jax import export as jax_export
 
-from alexnet_jax import cli, console, metrics, models, pictures
+from alexnet_jax import cli, console, models
 from alexnet_jax.errors import UserError, choose, writing
 from alexnet_jax.models import AlexNet, ops
 from alexnet_jax.models.presets import OWT
-from alexnet_jax.pretrained import Pretrained, Recipe, open_pretrained, write_weights
+from alexnet_jax.records import metrics
+from alexnet_jax.trained import pictures
+from alexnet_jax.trained.pretrained import Pretrained, Recipe, open_pretrained, write_weights
 from alexnet_jax.weights import torchvision
 
 FORMATS = ("stablehlo", "safetensors", "torchvision")

@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from alexnet_jax import cli, console, metrics, pictures, plots
+from alexnet_jax import cli, console
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError, choose, writing
-from alexnet_jax.pretrained import Pretrained, open_pretrained
+from alexnet_jax.records import metrics
+from alexnet_jax.trained import pictures, plots
+from alexnet_jax.trained.pretrained import Pretrained, open_pretrained
 
 PLOTTED = 20  # rows of a plot
 QUERIES = 256  # pictures whose distances to all others are computed at once

@@ -27,11 +27,12 @@ from pathlib import Path
 from absl import flags
 from PIL import Image
 
-from alexnet_jax import cli, console, data, lock, metrics
+from alexnet_jax import cli, console, data
 from alexnet_jax.assemble import data_spec
 from alexnet_jax.data import decode, host
 from alexnet_jax.data.sources import Source, open_source
 from alexnet_jax.errors import UserError
+from alexnet_jax.records import lock, metrics
 
 QUALITY = 95
 SHARD = 1024  # images in a file, about 40 MB; what a stop can lose

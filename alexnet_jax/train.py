@@ -13,23 +13,15 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from alexnet_jax import (
-    checkpoint,
-    console,
-    data,
-    distributed,
-    lock,
-    metrics,
-    optim,
-    pretrained,
-    watch,
-)
+from alexnet_jax import console, data, distributed, optim
 from alexnet_jax.assemble import Run, assemble, resolve
 from alexnet_jax.config import check_same_run, flatten
 from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate
+from alexnet_jax.records import checkpoint, lock, metrics, watch
 from alexnet_jax.step import TrainState
+from alexnet_jax.trained import pretrained
 
 STEPS_AHEAD = 2  # steps dispatched before the oldest has finished; more would only hold memory
 

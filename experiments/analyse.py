@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from alexnet_jax import cli, data, metrics
+from alexnet_jax import cli, data
 from alexnet_jax.assemble import Run
 from alexnet_jax.console import say
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.evaluate import evaluate, evaluate_together, load_run
 from alexnet_jax.features import nearest
+from alexnet_jax.records import metrics
 from experiments.definition import Cell, cell, load_all
 from experiments.record import write_records
 

@@ -17,12 +17,13 @@ from absl import flags
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from alexnet_jax import cli, models, names, plots
+from alexnet_jax import cli, models
 from alexnet_jax.console import layer_rows, say
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.evaluate import load_run
 from alexnet_jax.features import nearest
 from alexnet_jax.models.alexnet import Conv
+from alexnet_jax.trained import names, plots
 from experiments import analyse
 from experiments.compare import TARGET, by_seed, curve
 from experiments.definition import Sweep, studies

@@ -15,9 +15,10 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from alexnet_jax import cli, data, metrics
+from alexnet_jax import cli, data
 from alexnet_jax.assemble import data_spec
 from alexnet_jax.parallel import make_layout
+from alexnet_jax.records import metrics
 
 RESULTS = Path(__file__).parent / "results" / "loader_memory" / "results.jsonl"
 SAMPLES = 100

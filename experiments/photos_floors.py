@@ -23,8 +23,9 @@ from PIL import Image
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from alexnet_jax import cli, metrics
+from alexnet_jax import cli
 from alexnet_jax.data import sources
+from alexnet_jax.records import metrics
 
 RESIZED, CROP = 73, 64  # those of configs/default.py
 RESULTS = Path(__file__).parent / "results" / "photos_floors" / "results.jsonl"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax import cli, metrics
+from alexnet_jax import cli
 from alexnet_jax.config import read_config
 from alexnet_jax.errors import UserError
+from alexnet_jax.records import metrics
 
 RESULTS = Path(__file__).parent / "results"
 

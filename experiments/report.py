@@ -21,8 +21,9 @@ from string import Template
 from absl import flags
 from markdown_it import MarkdownIt
 
-from alexnet_jax import cli, metrics
+from alexnet_jax import cli
 from alexnet_jax.errors import UserError
+from alexnet_jax.records import metrics
 
 EXPERIMENTS = Path(__file__).parent
 WIDTH, HEIGHT = 400, 230  # of a chart, in its own units

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from alexnet_jax import bench, cli, metrics, timing
+from alexnet_jax import bench, cli, timing
 from alexnet_jax.assemble import Run
+from alexnet_jax.records import metrics
 from alexnet_jax.step import TrainState, init_state
 
 RESULTS = Path(__file__).parent / "results" / "seeds_together" / "results.jsonl"

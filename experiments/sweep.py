@@ -11,7 +11,7 @@ its own share of the cores.
 
 Any number of these processes may share --out: a run is claimed by a lock of the kernel's, which
 ends with its holder, so a killed process blocks nothing. On several machines the directory has to
-be one where flock reaches the server (see alexnet_jax/lock.py).
+be one where flock reaches the server (see alexnet_jax/records/lock.py).
 
 Finished runs are kept as lines of experiments/results/NAME/runs.jsonl.
 """
@@ -35,9 +35,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from alexnet_jax import cli, lock, metrics
+from alexnet_jax import cli
 from alexnet_jax.console import duration, say
 from alexnet_jax.errors import UserError
+from alexnet_jax.records import lock, metrics
 from experiments.definition import ROOT, Cell, Sweep, cells, cost, load_sweep
 from experiments.record import read_records, read_run, write_records
 

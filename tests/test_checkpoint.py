@@ -20,8 +20,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax import checkpoint
 from alexnet_jax.errors import UserError
+from alexnet_jax.records import checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
 CHECKPOINT_V1 = Path(__file__).parent / "data" / "checkpoint_v1"
@@ -565,7 +565,7 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(small_disk, caplog):
 CHILD = """
     import os, shutil, signal, sys
     import jax, jax.numpy as jnp, numpy as np
-    from alexnet_jax import checkpoint
+    from alexnet_jax.records import checkpoint
 
     workdir, point = sys.argv[1], sys.argv[2]
 
@@ -690,7 +690,7 @@ PAIR = """
 
     workdir, port, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
-    from alexnet_jax import checkpoint
+    from alexnet_jax.records import checkpoint
 
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())

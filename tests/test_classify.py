@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import classify, names, pictures
+from alexnet_jax import classify
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate, load_run
-from alexnet_jax.pretrained import open_pretrained
+from alexnet_jax.trained import names, pictures
+from alexnet_jax.trained.pretrained import open_pretrained
 from tests import tiny
 
 
@@ -186,7 +187,7 @@ def test_imagenets_names_stand_in_the_order_of_tfds():
 
 def test_the_names_are_part_of_the_package():
     setuptools = tomllib.loads((tiny.ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert "imagenet_classes.txt" in setuptools["package-data"]["alexnet_jax"]
+    assert "imagenet_classes.txt" in setuptools["package-data"]["alexnet_jax.trained"]
 
 
 def test_matplotlib_is_only_loaded_to_draw():

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from alexnet_jax import console, metrics
+from alexnet_jax import console
+from alexnet_jax.records import metrics
 
 
 class Net(nn.Module):

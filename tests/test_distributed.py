@@ -11,8 +11,9 @@ import time
 import pytest
 from absl import flags
 
-from alexnet_jax import checkpoint, distributed, lock
+from alexnet_jax import distributed
 from alexnet_jax.errors import UserError
+from alexnet_jax.records import checkpoint, lock
 from tests import tiny
 
 XLA_FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"

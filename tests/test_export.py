@@ -11,7 +11,7 @@ import safetensors.numpy
 from alexnet_jax import export
 from alexnet_jax.errors import UserError
 from alexnet_jax.import_weights import import_weights
-from alexnet_jax.pretrained import open_pretrained
+from alexnet_jax.trained.pretrained import open_pretrained
 from tests import tiny
 from tests.test_import_weights import GOLDEN, SIZE, assert_close, golden
 

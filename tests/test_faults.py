@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, data
+from alexnet_jax import data
 from alexnet_jax.assemble import data_spec
 from alexnet_jax.data.plan import epoch_plan
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import load_run
+from alexnet_jax.records import checkpoint
 from alexnet_jax.train import train
 from tests import tiny
 from tests.test_mistakes import line_of

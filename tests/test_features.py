@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import features, pictures
+from alexnet_jax import features
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
-from alexnet_jax.pretrained import open_pretrained
+from alexnet_jax.trained import pictures
+from alexnet_jax.trained.pretrained import open_pretrained
 from tests import tiny
 
 

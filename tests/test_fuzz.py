@@ -19,11 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import config_flags
 
-from alexnet_jax import checkpoint, cli, data, metrics
+from alexnet_jax import cli, data
 from alexnet_jax.assemble import assemble, data_spec, resolve
 from alexnet_jax.config import check_same_run, flatten, load_config
 from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError
+from alexnet_jax.records import checkpoint, metrics
 from alexnet_jax.train import train
 from tests import tiny
 from tests.test_checkpoint import reseal

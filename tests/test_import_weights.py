@@ -15,7 +15,7 @@ from PIL import Image
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.import_weights import import_weights
-from alexnet_jax.pretrained import open_pretrained
+from alexnet_jax.trained.pretrained import open_pretrained
 from alexnet_jax.weights import pickles, torchvision
 from tests import foreign, tiny
 

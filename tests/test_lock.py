@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_jax import lock
 from alexnet_jax.errors import UserError
+from alexnet_jax.records import lock
 
 HOLD = """
 import sys, time
-from alexnet_jax import lock
+from alexnet_jax.records import lock
 held = lock.acquire(sys.argv[1])
 print("held", flush=True)
 time.sleep(600)

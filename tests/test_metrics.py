@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from alexnet_jax import metrics
 from alexnet_jax.errors import UserError
+from alexnet_jax.records import metrics
 
 
 def read_lines(workdir):
@@ -180,7 +180,7 @@ def test_a_kill_between_new_and_old_event_file_is_healed(tmp_path):
 def test_killed_process_loses_nothing_before_its_sync(tmp_path):
     script = (
         "import os, signal, sys\n"
-        "from alexnet_jax import metrics\n"
+        "from alexnet_jax.records import metrics\n"
         "writer = metrics.open_writer(sys.argv[1], resume_step=0)\n"
         "for step in range(1, 8):\n"
         "    writer.write(step, 0, 'train', {'loss': 1 / step})\n"
@@ -316,7 +316,7 @@ def test_provenance_names_the_commit(tmp_path, monkeypatch):
 def test_importing_does_not_import_tensorflow():
     script = (
         "import sys\n"
-        "from alexnet_jax import console, metrics\n"
+        "from alexnet_jax import console\nfrom alexnet_jax.records import metrics\n"
         "metrics.provenance()\n"
         "assert 'tensorflow' not in sys.modules\n"
     )

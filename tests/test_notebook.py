@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from alexnet_jax import metrics
+from alexnet_jax.records import metrics
 
 NOTEBOOK = metrics.ROOT / "examples" / "alexnet.ipynb"
 

@@ -17,8 +17,8 @@ from alexnet_jax.config import check_same_run, load_config, read_config
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import load_run
 from alexnet_jax.preprocess import Preprocess
-from alexnet_jax.pretrained import RECIPE, Recipe, begin_from, open_pretrained
 from alexnet_jax.train import train
+from alexnet_jax.trained.pretrained import RECIPE, Recipe, begin_from, open_pretrained
 from tests import tiny
 
 

@@ -12,11 +12,12 @@ import pytest
 from absl import flags
 from ml_collections.config_flags import DEFINE_config_file
 
-from alexnet_jax import lock, optim
+from alexnet_jax import optim
 from alexnet_jax.assemble import make_model
 from alexnet_jax.config import flatten
 from alexnet_jax.console import layer_rows
 from alexnet_jax.errors import UserError
+from alexnet_jax.records import lock
 from experiments import definition, record, sweep
 from experiments.definition import cells, load_sweep
 from tests import tiny
@@ -24,7 +25,7 @@ from tests import tiny
 # In the place of alexnet_jax.main: ends at once, or waits for SIGTERM, or fails.
 STUB = """
 import json, pathlib, signal, sys, time
-from alexnet_jax import lock
+from alexnet_jax.records import lock
 flags = dict(a.lstrip("-").partition("=")[::2] for a in sys.argv[1:])
 workdir = pathlib.Path(flags["workdir"])
 held = lock.acquire(workdir)

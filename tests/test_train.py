@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint
 from alexnet_jax.config import load_config
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate, load_run
+from alexnet_jax.records import checkpoint
 from alexnet_jax.train import train
 from tests import tiny
 
@@ -250,7 +250,7 @@ def test_sigterm_saves_and_exits_with_75(config_file, whole_run, tmp_path):
 
 
 def test_a_second_run_in_one_work_directory_is_refused(config_file, tmp_path):
-    from alexnet_jax import lock
+    from alexnet_jax.records import lock
 
     with lock.acquire(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()}"):
         train(load(config_file), tmp_path)

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from alexnet_jax import metrics, models, watch
+from alexnet_jax import models
 from alexnet_jax.config import load_config
 from alexnet_jax.evaluate import load_run
 from alexnet_jax.optim import VelocityState
 from alexnet_jax.parallel import make_layout
+from alexnet_jax.records import metrics, watch
 from alexnet_jax.train import train
 
 

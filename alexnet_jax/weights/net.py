@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import names
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import AlexNet, create
 from alexnet_jax.models.alexnet import Conv
+from alexnet_jax.trained import names
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from absl import flags
 from alexnet_jax.data import decode
 from alexnet_jax.data.sources import IMAGE_SUFFIXES, Source
 from alexnet_jax.errors import UserError, missing
-from alexnet_jax.pretrained import Pretrained
+from alexnet_jax.trained.pretrained import Pretrained
 
 CROPS = 64  # of all views of the pictures in a batch
 

@@ -18,7 +18,7 @@ def imagenet() -> dict[str, str]:
 
     The ids are sorted, so this is the order of torchvision and Caffe, too.
     """
-    text = (resources.files("alexnet_jax") / "imagenet_classes.txt").read_text("utf-8")
+    text = (resources.files("alexnet_jax.trained") / "imagenet_classes.txt").read_text("utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return dict(line.split(" ", 1) for line in lines)
 

@@ -13,12 +13,13 @@ import safetensors.numpy
 from flax import linen as nn
 from PIL import Image
 
-from alexnet_jax import metrics, models
+from alexnet_jax import models
 from alexnet_jax.config import read_config
 from alexnet_jax.data import cache, decode
 from alexnet_jax.data.plan import views as crops_of
 from alexnet_jax.errors import UserError, writing
 from alexnet_jax.preprocess import Preprocess
+from alexnet_jax.records import metrics
 
 RECIPE = "recipe.npz"  # in a run's directory, since it was begun
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"  # in import_weights' --out
@@ -148,8 +149,9 @@ def _recipe(run) -> Recipe:
 
 
 def _open_run(workdir: Path, step: int | None) -> Pretrained:
-    from alexnet_jax import checkpoint, evaluate  # Orbax takes a second to import
+    from alexnet_jax import evaluate
     from alexnet_jax.assemble import make_model
+    from alexnet_jax.records import checkpoint  # Orbax takes a second to import
 
     kept = cache.read(workdir / RECIPE)
     if kept is None:  # of a run from before it was kept, or damaged: the data set has it all

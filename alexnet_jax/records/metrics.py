@@ -28,7 +28,7 @@ from tensorboardX.record_writer import RecordWriter, masked_crc32c
 
 from alexnet_jax.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]  # of the checkout, if it is one
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout, if it is one
 SYNC_SECONDS = 30.0  # how far behind a TensorBoard that watches the run may be
 EVENTS = "events.out.tfevents."  # TensorBoard reads every file with "tfevents" in its name
 PACKAGES = (
