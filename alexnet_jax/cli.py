@@ -1,4 +1,4 @@
-"""What every command shares: its flags, and the user's mistakes answered in one line.
+"""What every command shares: its flags and --help, and the user's mistakes answered in one line.
 
 ml_collections loads the configuration while flags are parsed, before `main` runs, and raises
 exceptions of its own there; `run` turns those, and every `UserError`, into a line on stderr.
@@ -8,8 +8,10 @@ import contextlib
 import ctypes
 import os
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 from absl import app, flags, logging
@@ -28,10 +30,20 @@ def define_config():
     )
 
 
-def run(main: Callable[[list[str]], int | None], *, takes_files: bool = False) -> None:
+def run(
+    main: Callable[[list[str]], int | None],
+    *,
+    takes_files: bool = False,
+    required: Sequence[str] = (),
+) -> None:
     """Parses the flags, runs `main(files)` and exits with what it returns (None: 0).
 
-    A mistake of the user's exits with 1 after one line on stderr.
+    A mistake of the user's exits with 1 after one line on stderr; --help prints the command's
+    docstring and flags and exits with 0.
+
+    Args:
+        takes_files: arguments without dashes are allowed, and handed to `main`.
+        required: names of the flags that must be given.
     """
 
     def quiet_main(argv):
@@ -42,7 +54,7 @@ def run(main: Callable[[list[str]], int | None], *, takes_files: bool = False) -
         return main(argv[1:])
 
     try:
-        app.run(quiet_main, flags_parser=lambda argv: _parse(argv, takes_files))
+        app.run(quiet_main, flags_parser=lambda argv: _parse(argv, takes_files, required))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except Exception:
@@ -73,17 +85,79 @@ def _keep_memory() -> None:
         mallopt(arena_max, 1)  # one heap: those of other threads are too small for such blocks
 
 
-def _parse(argv: list[str], takes_files: bool) -> list[str]:
+def _parse(argv: list[str], takes_files: bool, required: Sequence[str]) -> list[str]:
+    if {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"} & set(argv[1:]):
+        print(help_text(required))
+        if "--helpfull" in argv:
+            print(flags.FLAGS.get_help())
+        sys.exit(0)
     _check_overrides(argv)
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
+    if len(rest) > 1 and not takes_files:
+        raise UserError(f"unexpected argument '{rest[1]}': {_as_flag(rest[1])}")
     if "config" in flags.FLAGS and flags.FLAGS["config"].value is None:
         raise UserError("no configuration: give one, e.g. --config=configs/default.py")
-    if len(rest) > 1 and not takes_files:
-        raise UserError(f"unexpected argument '{rest[1]}': options are written --name=value")
+    for name in required:
+        if flags.FLAGS[name].value is None:
+            raise UserError(f"--{name} is missing: {flags.FLAGS[name].help}")
     return rest
+
+
+def help_text(required: Sequence[str] = ()) -> str:
+    """The docstring of the command that runs, and its own flags: not those of its libraries."""
+    own = {"help": ("--help", "Show this and exit; --helpfull adds the flags of the libraries.")}
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module == sys.argv[0] or module.partition(".")[0] in ("alexnet_jax", "experiments"):
+            own |= {flag.name: (_written(flag), _described(flag, required)) for flag in defined}
+    if "config" in own:
+        field = "Override a field of the configuration; configs/base.py has a line on each."
+        own["config."] = ("--config.FIELD=VALUE", field)
+    width = max(len(written) for written, _ in own.values()) + 4
+    lines = [
+        textwrap.fill(
+            text, 80, initial_indent=f"  {written}".ljust(width), subsequent_indent=" " * width
+        )
+        for _, (written, text) in sorted(own.items())
+    ]
+    about = (sys.modules["__main__"].__doc__ or "").strip()
+    return "\n".join([about, "", "Options:", *lines])
+
+
+def _written(flag: flags.Flag) -> str:
+    if flag.boolean:
+        return f"--[no]{flag.name}"
+    if flag.name == "config":
+        return "--config=FILE"
+    values = getattr(flag.parser, "enum_values", None)
+    return f"--{flag.name}={'|'.join(values) if values else flag.flag_type().upper()}"
+
+
+def _described(flag: flags.Flag, required: Sequence[str]) -> str:
+    text = flag.help.partition(">: ")[2] or flag.help  # absl puts an enum's values before it
+    if flag.name in required:
+        return f"{text} Required."
+    return text if flag.default in (None, False, "") else f"{text} Default: {flag.default}."
+
+
+def _as_flag(argument: str) -> str:
+    """How the argument without dashes was probably meant."""
+    name, equals, _ = argument.partition("=")
+    known = flags.FLAGS
+    if name in known:
+        return f"write --{argument}" + ("" if equals or known[name].boolean else "=VALUE")
+    if equals and "config" in known and name in flatten(known["config"].value or {}):
+        return f"write --config.{argument}"
+    path = Path(argument)
+    if "config" in known and path.suffix == ".py":
+        return f"write --config={argument}"
+    if "weights" in known and (path.suffix or (path / "weights.json").exists()):
+        return f"write --weights={argument}"
+    if "workdir" in known and (len(path.parts) > 1 or path.is_dir()):
+        return f"write --workdir={argument}"
+    return "options are written --name=value; --help lists them"
 
 
 def _check_overrides(argv: list[str]) -> None:

@@ -138,5 +138,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("views", 1, "Crops of each image to average: 1, 9 or 10.")
     flags.DEFINE_string("data_dir", "", "Where the data lies now, if it has moved.")
     flags.DEFINE_string("json", None, "A file to write the results to.")
-    flags.mark_flag_as_required("workdir")
-    cli.run(main)
+    cli.run(main, required=("workdir",))

@@ -169,5 +169,4 @@ if __name__ == "__main__":
     pictures.define_flags()
     flags.DEFINE_enum("to", None, FORMATS, "The format.")
     flags.DEFINE_string("out", None, "The file to write.")
-    flags.mark_flags_as_required(["to", "out"])
-    cli.run(main)
+    cli.run(main, required=("to", "out"))

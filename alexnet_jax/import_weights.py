@@ -132,5 +132,4 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "mean", None, "A file with the mean to subtract: .binaryproto, batches.meta or .npy (RGB)."
     )
-    flags.mark_flags_as_required(["from", "out"])
-    cli.run(main, takes_files=True)
+    cli.run(main, takes_files=True, required=("from", "out"))

@@ -261,5 +261,4 @@ def main(_):
 if __name__ == "__main__":
     cli.define_config()
     flags.DEFINE_string("out", None, "The folder of TFDS sets to put the copy into.")
-    flags.mark_flag_as_required("out")
-    cli.run(main)
+    cli.run(main, required=("out",))

@@ -76,5 +76,4 @@ def main(_):
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "The finished run.")
     flags.DEFINE_string("name", None, "What it is recorded under.")
-    flags.mark_flags_as_required(["workdir", "name"])
-    cli.run(main)
+    cli.run(main, required=("workdir", "name"))

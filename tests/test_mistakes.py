@@ -28,7 +28,6 @@ CASES = {
     "field in the wrong section": (["--config.dropout=0"], "did you mean 'model.dropout'"),
     "ill-typed field": (["--config.batch_size=many"], "batch_size=many"),
     "unknown flag": (["--wrokdir=x"], "workdir"),
-    "stray argument": (["batch_size=3"], "unexpected argument 'batch_size=3'"),
     "impossible number": (["--config.num_epochs=0"], "num_epochs=0: must be at least 1"),
     "unknown data set": (["--config.data.name=imagenete"], "imagenette"),
     "unknown net": (["--config.model.name=alexnett"], "alexnet"),

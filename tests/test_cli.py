@@ -1,0 +1,91 @@
+"""--help of every command, and arguments that were meant as flags."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from alexnet_jax.__main__ import COMMANDS
+from tests import tiny
+
+# Imports once what all commands import, then runs each command line in a fork of its own.
+FORKS = """
+import json, os, runpy, sys
+from alexnet_jax import bench, prepare, train
+
+for number, (module, *arguments) in enumerate(json.loads(sys.argv[1])):
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(sys.argv[2] + f"/{number}", os.O_CREAT | os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        sys.modules.pop(module, None)
+        sys.argv[1:] = arguments
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        sys.exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+HELP = {
+    **{f"alexnet_jax.{module}": ["python -m alexnet_jax."] for module, _ in COMMANDS.values()},
+    "alexnet_jax.main": ["--config=FILE", "--config.FIELD=VALUE", "--workdir=", "--process_id="],
+    "alexnet_jax.evaluate": ["--workdir=", "Required."],
+    "alexnet_jax.classify": ["--workdir=", "--weights=", "Default: 5."],
+    "alexnet_jax.bench": ["step|layers|input|train|comms", "\ncomms ", "--[no]record"],
+    "alexnet_jax.export": ["--to=stablehlo|safetensors|torchvision"],
+}
+
+DEFAULT = "--config=configs/default.py"
+MEANT = {
+    ("alexnet_jax.main", "configs/default.py"): "write --config=configs/default.py",
+    ("alexnet_jax.main", DEFAULT, "batch_size=3"): "write --config.batch_size=3",
+    ("alexnet_jax.main", DEFAULT, "runs/a"): "write --workdir=runs/a",
+    ("alexnet_jax.evaluate", "runs/a"): "write --workdir=runs/a",
+    ("alexnet_jax.evaluate",): "--workdir is missing: The run to evaluate",
+    ("alexnet_jax.export", "net.safetensors"): "write --weights=net.safetensors",
+    ("alexnet_jax", "trian"): "did you mean 'train'?",
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """{(module, *arguments): (exit status, what it printed)} of all command lines of this file."""
+    folder = tmp_path_factory.mktemp("said")
+    lines = [*((module, "--help") for module in HELP), *MEANT, ("alexnet_jax", "--help")]
+    command = [sys.executable, "-c", FORKS, json.dumps(lines), str(folder)]
+    done = subprocess.run(command, cwd=tiny.ROOT, capture_output=True, text=True, check=True)
+    statuses = map(int, done.stdout.split())
+    return {
+        line: (status, (folder / str(number)).read_text())
+        for number, (line, status) in enumerate(zip(lines, statuses, strict=True))
+    }
+
+
+@pytest.mark.parametrize("module", HELP)
+def test_help_lists_the_commands_own_flags(said, module):
+    status, text = said[module, "--help"]
+    assert status == 0
+    for part in HELP[module]:
+        assert part in text
+    assert "--verbosity" not in text  # one of a library's
+    options = text.partition("\nOptions:\n")[2].splitlines()
+    assert max(map(len, options)) <= 80
+
+
+@pytest.mark.parametrize("line", MEANT)
+def test_an_argument_that_was_meant_as_a_flag(said, line):
+    status, text = said[line]
+    assert status == 1
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1
+    assert MEANT[line] in text
+
+
+def test_alexnet_lists_its_commands(said):
+    status, text = said["alexnet_jax", "--help"]
+    assert status == 0
+    for name, (module, about) in COMMANDS.items():
+        assert f"  {name} " in text
+        assert about in text
+        assert (tiny.ROOT / "alexnet_jax" / f"{module}.py").exists()
