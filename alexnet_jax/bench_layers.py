@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import timing
+from alexnet_jax.bench import timing
 from alexnet_jax.models.alexnet import AlexNet, Dense
 
 PARTS = ("forward", "input_gradient", "weight_gradient")

@@ -17,7 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from alexnet_jax import console, data, timing
+from alexnet_jax import console, data
+from alexnet_jax.bench import timing
 from alexnet_jax.data import decode
 from alexnet_jax.data.plan import epoch_plan
 from alexnet_jax.data.sources import open_source
@@ -351,24 +352,6 @@ def _check_same(run, params, images: Mapping, tasks: Mapping) -> None:
     limit = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.1}[run.model.dtype]
     if not difference < limit:
         raise RuntimeError(f"PyTorch's net gives other logits: {difference:.1e} of the largest")
-
-
-def show(result: Mapping) -> None:
-    """Prints the comparison."""
-    rows = [
-        (
-            f"{task.replace('_', ', batch ')}, {kind}",
-            each["variant"].partition(" ")[2],
-            f"{1e3 * each['seconds']:.2f}",
-            f"{each['ratio']:.2f}",
-            f"{each['ratio_min']:.2f} to {each['ratio_max']:.2f}",
-        )
-        for task, kinds in result.items()
-        if task not in ("version", "screened")
-        for kind, each in kinds.items()
-    ]
-    title = f"PyTorch {result['version']}, and how many times as fast ours is"
-    console.table(title, ("", "best variant", "ms", "ratio", "in a turn"), rows)
 
 
 def _line(error: Exception) -> str:

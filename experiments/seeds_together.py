@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from alexnet_jax import bench, cli, timing
+from alexnet_jax import bench, cli
 from alexnet_jax.assemble import Run
+from alexnet_jax.bench import timing
 from alexnet_jax.records import metrics
 from alexnet_jax.step import TrainState, init_state
 

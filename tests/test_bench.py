@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import bench_layers, models, timing
+from alexnet_jax import bench_layers, models
+from alexnet_jax.bench import timing
 from alexnet_jax.config import load_config
 from experiments import bench_table
 from tests import tiny

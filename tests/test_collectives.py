@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import models, optim
-from alexnet_jax.collectives import Collective, collectives
+from alexnet_jax.bench.collectives import Collective, collectives
 from alexnet_jax.parallel import make_layout
 from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.step import init_state, make_train_step

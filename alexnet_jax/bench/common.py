@@ -1,0 +1,130 @@
+"""What several benchmarks share: their options, a run on made-up images, a table to print."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from alexnet_jax import data
+from alexnet_jax.assemble import Run, assemble, data_spec
+from alexnet_jax.data.device import Squares
+from alexnet_jax.data.sources import open_source
+from alexnet_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks for beside the configuration.
+
+    Attributes:
+        repeats: turns that a median is taken over.
+        steps: of a training loop.
+        seconds: of a sample of a pipeline, beside which its start and the batches that it reads
+            ahead should be short.
+        torch: whether to measure PyTorch too.
+    """
+
+    repeats: int = 10
+    steps: int = 200
+    seconds: float = 20.0
+    torch: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A result as texts: the first column is a name, the others are numbers.
+
+    `note` is a line below it, if there is something to say.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def synthetic_run(config: ConfigDict) -> Run:
+    """Assembles the configuration's run on one batch of made-up images."""
+    spec = dataclasses.replace(
+        data_spec(config), name="synthetic", backend="device", train_split="train"
+    )
+    size = spec.resize_size or round(spec.image_size * 256 / 224)
+    classes, count = _num_classes(config), config.batch_size
+    rng = np.random.default_rng(0)
+    squares = Squares(
+        name="synthetic",
+        split="train",
+        fingerprint="synthetic",
+        class_names=tuple(map(str, range(classes))),
+        squares=rng.integers(0, 256, (count, size, size, 3), np.uint8),
+        labels=rng.integers(0, classes, count, np.int32),
+        mask=np.ones(count, np.float32),
+        bad={},
+    )
+    dataset = data.Data(
+        spec=spec,
+        num_train=count,
+        num_eval=0,
+        num_classes=classes,
+        class_names=squares.class_names,
+        resize_size=size,
+        fingerprint="synthetic",
+        bad={},
+        _splits={"train": squares},
+    )
+    return assemble(config, dataset)
+
+
+def _num_classes(config: ConfigDict) -> int:
+    if config.model.num_classes is not None:
+        return config.model.num_classes
+    spec = data_spec(config)
+    try:
+        source = open_source(spec.name, spec.data_dir, spec.train_split, download=False)
+        return len(source.class_names)
+    except UserError:
+        return 1000
+
+
+def batches(run: Run, start_step: int = 0) -> Iterator[dict[str, jax.Array]]:
+    """Yields the run's training batches, as its loop reads them."""
+    return data.train_batches(
+        run.data,
+        seed=run.config.seed,
+        batch_size=run.config.batch_size,
+        start_step=start_step,
+        shardings=run.layout.batch_shardings(),
+    )
+
+
+def first_batch(run: Run) -> dict[str, jax.Array]:
+    """Reads the run's first training batch."""
+    return next(batches(run))
+
+
+def compile_step(run: Run, batch: dict) -> jax.stages.Compiled:
+    """Compiles the training step as a process that has just started would."""
+    jax.clear_caches()
+    return run.train_step.lower(run.abstract_state(), batch).compile()
+
+
+def stepper(run: Run, compiled: Callable, batch: dict) -> Callable[[int], None]:
+    """Makes a contender of the compiled step: training steps on the same batch."""
+    state = run.fresh_state()
+
+    def steps(count):
+        nonlocal state
+        for _ in range(count):
+            state, sums = compiled(state, batch)
+        jax.block_until_ready((state, sums))
+
+    return steps
+
+
+def milliseconds(result: dict, prefix: str = "") -> str:
+    """Writes what `timing.spread` found: the median with the least and the greatest."""
+    names = (f"{prefix}seconds{suffix}" for suffix in ("", "_min", "_max"))
+    median, least, most = (1e3 * result[name] for name in names)
+    return f"{median:.2f} ms  ({least:.2f} to {most:.2f})"

@@ -1,0 +1,64 @@
+"""Collectives and their bytes in each layout, from the compiled step; nothing runs."""
+
+import jax
+from ml_collections import ConfigDict
+
+from alexnet_jax.bench.collectives import collectives
+from alexnet_jax.bench.common import Options, Table, compile_step, first_batch, synthetic_run
+from alexnet_jax.errors import UserError
+
+
+def measure(config: ConfigDict, options: Options) -> dict:
+    """Counts each layout's collectives on 2 devices and on all.
+
+    Raises:
+        UserError: there is one device only.
+    """
+    total = jax.device_count()
+    if total < 2:
+        raise UserError("comms needs two devices or more and here is one: try JAX_PLATFORMS=cpu")
+    meshes = [("data", total, 1), ("towers", total // 2, 2), ("hybrid", 1, total)]
+    if total > 2:
+        meshes = [("data", 2, 1), ("towers", 1, 2), ("hybrid", 1, 2), *meshes]
+    layouts, left_out = [], []
+    for layout, across, model in meshes:
+        mesh = {"layout": layout, "data": across, "model": model}
+        changed = config.copy_and_resolve_references()
+        with changed.unlocked():
+            changed.mesh = dict(mesh)
+        try:
+            run = synthetic_run(changed)
+        except UserError as error:
+            left_out.append({**mesh, "reason": str(error)})
+            continue
+        layouts.append({**mesh, **_counted(compile_step(run, first_batch(run)).as_text())})
+    return {"layouts": layouts, "left_out": left_out}
+
+
+def _counted(hlo_text: str) -> dict:
+    """Bytes that a device sends in a step, altogether and by kind of collective."""
+    kinds, sent = {}, 0
+    for each in collectives(hlo_text):
+        kind = kinds.setdefault(each.kind, {"count": 0, "bytes_sent": 0})
+        kind["count"] += 1
+        kind["bytes_sent"] += each.bytes_sent
+        sent += each.bytes_sent
+    return {"bytes_sent": sent, "collectives": kinds}
+
+
+def tables(result: dict) -> list[Table]:
+    """Lays out the layouts with what a device sends in each, and why one is left out."""
+    rows = []
+    for each in result["layouts"]:
+        kinds = ", ".join(
+            f"{kind['count']} {name} {kind['bytes_sent'] / 1e6:.2f}"
+            for name, kind in each["collectives"].items()
+        )
+        rows.append((_name(each), f"{each['bytes_sent'] / 1e6:.2f}", kinds))
+    header = ("layout, data x model", "MB sent by a device", "of which")
+    note = "\n".join(f"{_name(each)} left out: {each['reason']}" for each in result["left_out"])
+    return [Table("a training step's collectives", header, rows, note)]
+
+
+def _name(mesh: dict) -> str:
+    return f"{mesh['layout']} {mesh['data']} x {mesh['model']}"
