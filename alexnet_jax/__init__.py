@@ -1,9 +1,34 @@
-"""AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in JAX and Flax."""
+"""AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in JAX and Flax.
+
+net = alexnet_jax.load("runs/mine")
+logits, activations = net.model.apply({"params": net.params}, net.preprocess(image))
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# By name: the module that has it, imported when it is asked for, since that takes seconds.
+_PUBLIC = {
+    "UserError": "alexnet_jax.errors",
+    "create": "alexnet_jax.models",
+    "load": "alexnet_jax.trained.pretrained",
+    "open_pretrained": "alexnet_jax.trained.pretrained",
+}
+_MODULES = {
+    "data": "alexnet_jax.data",
+    "models": "alexnet_jax.models",
+    "pretrained": "alexnet_jax.trained.pretrained",
+}
 
 
 def __getattr__(name):
-    if name == "load":  # imported when it is asked for: it takes seconds
-        from alexnet_jax.trained.pretrained import load
-
-        return load
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module 'alexnet_jax' has no attribute {name!r}")
+
+
+def __dir__():
+    return ["__version__", *_PUBLIC, *_MODULES]

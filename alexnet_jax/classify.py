@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli, console
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, local_path
 from alexnet_jax.trained import names, pictures, plots
 from alexnet_jax.trained.pretrained import Pretrained, open_pretrained
 
@@ -63,6 +63,7 @@ def answer(
         raise UserError(f"--top={top}: must be at least 1")
     if views not in (1, 9, 10):
         raise UserError(f"--views={views}: choose 1, 9 or 10")
+    plot = plot and local_path(plot)
     chosen = pictures.find(files)
     net = open_pretrained(path)
     shown_names = class_names(net, names_file)

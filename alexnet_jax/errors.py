@@ -2,6 +2,8 @@
 
 import contextlib
 import difflib
+import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -35,6 +37,29 @@ def missing(path: Path, what: str = "file") -> UserError:
     beside = [each.name for each in folder.iterdir() if not each.name.startswith(".")]
     hint = f"; {nearest(path.name, beside)}" if beside else ""
     return UserError(f"no {what} '{path}'{hint}")
+
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # pathlib leaves one of two slashes
+
+
+def local_path(path: str | os.PathLike) -> Path:
+    """A path of this machine's file systems, its leading ~ expanded.
+
+    Raises:
+        UserError: it is the address of something elsewhere, such as gs://BUCKET/FILE; or there is
+            no such user.
+    """
+    text = os.fspath(path)
+    if address := _URL.match(text):
+        scheme = address[0].rstrip(":/")
+        raise UserError(
+            f"'{text}' is a {scheme}:// address: only local and shared file systems are read and "
+            "written; copy it to one, or mount it"
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"'{text}': there is no such user; write ./~… for a file's name") from None
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from absl import flags
 from jax import export as jax_export
 
 from alexnet_jax import cli, console, models
-from alexnet_jax.errors import UserError, choose, writing
+from alexnet_jax.errors import UserError, choose, local_path, writing
 from alexnet_jax.models import AlexNet, ops
 from alexnet_jax.models.presets import OWT
 from alexnet_jax.records import metrics
@@ -48,7 +48,7 @@ def export(path: str | Path, to: str, out: str | Path) -> str:
             has another suffix than the format's.
     """
     choose(to, FORMATS, "--to")
-    out = Path(out)
+    out = local_path(out)
     net = open_pretrained(path)
     if to == "stablehlo":
         _write(out, stablehlo(net))
@@ -161,7 +161,7 @@ def main(_):
     """Exports."""
     given = flags.FLAGS
     said = export(pictures.net_path(), given.to, given.out)
-    console.say(f"exported: {given.out}  {Path(given.out).stat().st_size:,} bytes")
+    console.say(f"exported: {given.out}  {local_path(given.out).stat().st_size:,} bytes")
     console.say(said)
 
 

@@ -19,7 +19,7 @@ from absl import flags
 
 from alexnet_jax import cli, console
 from alexnet_jax.data.sources import open_source
-from alexnet_jax.errors import UserError, choose, writing
+from alexnet_jax.errors import UserError, choose, local_path, writing
 from alexnet_jax.records import metrics
 from alexnet_jax.trained import pictures, plots
 from alexnet_jax.trained.pretrained import Pretrained, open_pretrained
@@ -108,7 +108,7 @@ def save(path: str | Path, found: Features) -> None:
         layer=np.array(found.layer),
     )
     with writing(path):
-        metrics.replace_file(Path(path), file.getvalue())
+        metrics.replace_file(local_path(path), file.getvalue())
 
 
 def show(
@@ -136,6 +136,7 @@ def show(
         raise UserError("--plot draws neighbours: say how many, e.g. --neighbors=6")
     if bool(data) == bool(files) or bool(data) != bool(split):
         raise UserError("of what? Name images or folders, or give --data=NAME and --split=SPLIT")
+    out, plot = (path and local_path(path) for path in (out, plot))
     chosen = (
         pictures.in_source(open_source(data, data_dir, split)) if data else pictures.find(files)
     )

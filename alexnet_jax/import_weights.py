@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli, console, models
-from alexnet_jax.errors import UserError, choose, missing
+from alexnet_jax.errors import UserError, choose, local_path, missing
 from alexnet_jax.trained.pretrained import DESCRIPTION, WEIGHTS, Pretrained, Recipe, write_weights
 from alexnet_jax.weights import caffe, cuda_convnet, torchvision
 from alexnet_jax.weights.net import Found, fit
@@ -38,14 +38,14 @@ def import_weights(program: str, path: str | Path, out: str | Path, mean: str | 
         UserError: a file is missing, damaged, of another format or of another net; `out` has
             something else in it.
     """
-    path, out = Path(path), Path(out)
+    path, out = local_path(path), local_path(out)
     choose(program, READERS, "--from")
     _require_file(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     _check_out(out, digest)
     found = READERS[program](path)
-    recipe, found = _recipe(found, Path(mean) if mean else None)
+    recipe, found = _recipe(found, local_path(mean) if mean else None)
     try:
         name, fields, params = fit(found)
     except UserError as error:

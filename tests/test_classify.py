@@ -108,6 +108,16 @@ def test_bars_and_names_for_people(trained, tmp_path, capsys):
     assert bars == [pytest.approx(30 * share / 100, abs=1) for share in shares.values()]
 
 
+def test_names_as_other_systems_write_them(tmp_path):
+    """Byte order marks, line ends and empty lines are no part of a name."""
+    file, written = tmp_path / "names.txt", "\nKaffee\nKie\N{COMBINING DIAERESIS}s \n\n"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        for end in ("\n", "\r\n", "\r"):
+            file.write_bytes(written.replace("\n", end).encode(encoding))
+            found = names.read_names(file, 2)
+            assert found == ("Kaffee", "Kie\N{COMBINING DIAERESIS}s"), (encoding, end)
+
+
 @pytest.mark.parametrize("count", [1, 7])
 def test_plot(trained, tmp_path, count):
     plot = tmp_path / "plot.png"
@@ -133,6 +143,8 @@ def mistakes(trained, tmp_path):
             *([picture], {"names_file": str(short)}),
             "names 2 classes, and the net has 4",
         ),
+        "an address": (["https://example.org/cat.jpg"], {}, "https:// address"),
+        "plot at an address": ([picture], {"plot": "gs://bucket/plot.png"}, "gs:// address"),
         "no names file": ([picture], {"names_file": str(tmp_path / "no")}, "No such file"),
         "top": ([picture], {"top": 0}, "at least 1"),
         "views": ([picture], {"views": 3}, "1, 9 or 10"),

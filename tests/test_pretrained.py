@@ -1,14 +1,18 @@
 """A run's net outside of its run: the same numbers, without the data set; and as a beginning."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import alexnet_jax
 from alexnet_jax import data
@@ -75,7 +79,9 @@ def test_a_run_from_before_it_kept_the_recipe(trained, evaluated, pictures, tmp_
 
 
 def test_load_from_the_package(trained, evaluated, pictures):
-    model, params, preprocess = alexnet_jax.load(trained.workdir)
+    net = alexnet_jax.load(trained.workdir)
+    assert net.class_names == ("astronaut", "coffee", "gravel", "rocket")
+    model, params, preprocess = net
     logits, activations = model.apply({"params": params}, preprocess(pictures[0]), train=False)
     np.testing.assert_allclose(jax.nn.log_softmax(logits)[0], evaluated[2][0], atol=1e-5)
     assert activations["conv1"].shape[0] == 1
@@ -89,6 +95,15 @@ def test_a_chosen_step(trained):
         np.testing.assert_array_equal(first.params["fc8"]["kernel"], last.params["fc8"]["kernel"])
     with pytest.raises(UserError, match="step 7"):
         open_pretrained(trained.workdir, 7)
+
+
+def test_what_the_package_shows():
+    assert {"load", "create", "UserError", "__version__"} <= set(dir(alexnet_jax))
+    for name in dir(alexnet_jax):
+        assert getattr(alexnet_jax, name)
+    project = tomllib.loads((tiny.ROOT / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"]  # so that the package alone states it
+    assert f"\nversion: {alexnet_jax.__version__}\n" in (tiny.ROOT / "CITATION.cff").read_text()
 
 
 def test_importing_the_package_is_cheap():
@@ -123,14 +138,42 @@ def test_what_is_no_picture(trained):
     ):
         with pytest.raises(UserError, match="a picture"):
             preprocess(wrong)
+    with pytest.raises(UserError, match="not str; give the file's bytes"):
+        preprocess("x.png")
+    with pytest.raises(UserError, match="no values here"):
+        jax.jit(preprocess)(np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(UserError, match="views is 5"):
         preprocess(np.zeros((9, 9, 3), np.uint8), 5)
+
+
+def test_arrays_of_other_libraries(trained):
+    preprocess = open_pretrained(trained.workdir).preprocess
+    picture = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
+    expected = preprocess(picture)
+
+    class Tensor:  # PyTorch's, say
+        def __array__(self, dtype=None, copy=None):
+            return picture
+
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, "PNG")
+    for same in (
+        jnp.asarray(picture),
+        Tensor(),
+        encoded.getbuffer(),
+        bytearray(encoded.getvalue()),
+    ):
+        np.testing.assert_array_equal(preprocess(same), expected)
 
 
 def test_where_nothing_is(trained, tmp_path):
     (tmp_path / "loose.safetensors").write_bytes(b"")
     for path, said in (
         (tmp_path / "nothing", "no such file or directory"),
+        ("~/no such run", "no such file or directory"),
+        ("gs://bucket/run", "is a gs:// address: only local and shared"),
+        (Path("s3://bucket/run"), "is a s3:// address"),
+        ("~nobody-of-this-name/run", "no such user"),
         (tmp_path, r"no config\.json and no weights\.safetensors"),
         (tmp_path / "loose.safetensors", r"loose\.json beside it.*import_weights"),
     ):

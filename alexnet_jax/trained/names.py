@@ -4,12 +4,13 @@ ImageNet's classes are WordNet ids ("n01440764"), in TFDS as in the archives' fo
 its 1000 stand in imagenet_classes.txt, with their source.
 """
 
+import codecs
 import functools
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, local_path
 
 
 @functools.cache
@@ -31,11 +32,17 @@ def english(class_names: Sequence[str]) -> tuple[str, ...]:
 def read_names(path: str | Path, count: int) -> tuple[str, ...]:
     """The names in a text file, a line each, in the order of the net's outputs.
 
+    UTF-8, or UTF-16 with a byte order mark, with any system's line ends; empty lines don't count.
+
     Raises:
         UserError: it cannot be read, or doesn't have `count` lines.
     """
+    path = local_path(path)
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
+        data = path.read_bytes()
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"names of classes in '{path}' cannot be read: {reason}") from None

@@ -18,7 +18,7 @@ from absl import flags
 
 from alexnet_jax.data import decode
 from alexnet_jax.data.sources import IMAGE_SUFFIXES, Source
-from alexnet_jax.errors import UserError, missing
+from alexnet_jax.errors import UserError, local_path, missing
 from alexnet_jax.trained.pretrained import Pretrained
 
 CROPS = 64  # of all views of the pictures in a batch
@@ -62,7 +62,7 @@ def find(names: Sequence[str]) -> list[Picture]:
     """
     if not names:
         raise UserError("no pictures: name image files or folders after the options")
-    return [_file(path) for name in names for path in _images(Path(name))]
+    return [_file(path) for name in names for path in _images(local_path(name))]
 
 
 def in_source(source: Source) -> list[Picture]:

@@ -17,7 +17,7 @@ from alexnet_jax import models
 from alexnet_jax.config import read_config
 from alexnet_jax.data import cache, decode
 from alexnet_jax.data.plan import views as crops_of
-from alexnet_jax.errors import UserError, writing
+from alexnet_jax.errors import UserError, local_path, writing
 from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.records import metrics
 
@@ -67,15 +67,16 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A net with its weights.
+    """A net with its weights; `model, params, preprocess = net` takes it apart.
 
     model: `model.apply({"params": params}, x, train=False)` gives logits and activations.
     params: {layer: {'kernel', 'bias'}}, arrays.
     preprocess: `preprocess(image, views=1)` gives the net's input of a picture, float32
         [views, S, S, 3]: its centre, or 9 or 10 crops (see `data.plan.views`). The picture is
-        uint8 [H, W, 3] RGB of any size, a PIL image, or the bytes of an image file, which gives
-        exactly the pixels of training and evaluation: a large JPEG is shrunk as it is decoded.
-        Raises UserError for another array, and decode.BadImage for bytes that are no image.
+        uint8 [H, W, 3] RGB of any size (NumPy's, JAX's, PyTorch's or TensorFlow's), a PIL image, or
+        the bytes of an image file, which gives exactly the pixels of training and evaluation: a
+        large JPEG is shrunk as it is decoded. Raises UserError for another array, and
+        decode.BadImage for bytes that are no image.
     class_names: one for each class, or () where they are not known.
     recipe: the numbers of `preprocess`.
     """
@@ -86,15 +87,18 @@ class Pretrained:
     class_names: tuple[str, ...]
     recipe: Recipe
 
+    def __iter__(self):
+        return iter((self.model, self.params, self.preprocess))
 
-def load(path: str | Path) -> tuple[nn.Module, dict, Callable]:
-    """(model, params, preprocess) of a run's directory or of `import_weights --out`.
 
-    `model.apply({"params": params}, preprocess(image))` gives logits [1, classes] and activations.
-    Raises UserError: see `open_pretrained`.
+def load(path: str | Path) -> Pretrained:
+    """The net of a run's directory or of `import_weights --out`, with its best weights.
+
+    `net.model.apply({"params": net.params}, net.preprocess(image))` gives logits [1, classes] and
+    activations; `net.class_names` says what the logits stand for. Raises UserError: see
+    `open_pretrained`.
     """
-    net = open_pretrained(path)
-    return net.model, net.params, net.preprocess
+    return open_pretrained(path)
 
 
 def open_pretrained(path: str | Path, step: int | None = None) -> Pretrained:
@@ -106,7 +110,7 @@ def open_pretrained(path: str | Path, step: int | None = None) -> Pretrained:
     Raises:
         UserError: there is nothing of the kind, or it is damaged.
     """
-    path = Path(path)
+    path = local_path(path)
     if (path / "config.json").is_file():
         return _open_run(path, step)
     file = path / WEIGHTS if path.is_dir() else path.with_suffix(".safetensors")
@@ -314,13 +318,26 @@ def _layer_shapes(params: dict) -> dict[str, tuple[int, ...]]:
 
 
 def _square(image, size: int) -> np.ndarray:
-    if isinstance(image, bytes):
-        return decode.square(image, size)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode.square(bytes(image), size)
     if isinstance(image, Image.Image):
         return decode.square_of(image, size)
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
-        what = f"{image.dtype} {image.shape}" if hasattr(image, "dtype") else type(image).__name__
-        raise UserError(f"a picture is a uint8 array [H, W, 3] (RGB), not {what}")
-    if 0 in image.shape:
-        raise UserError(f"a picture of {image.shape[0]} x {image.shape[1]} pixels")
-    return decode.square_of(Image.fromarray(image), size)
+    array = _array(image)
+    if array is None or array.dtype != np.uint8 or array.shape[2:] != (3,):
+        what = type(image).__name__ if array is None else f"{array.dtype} {list(array.shape)}"
+        hint = "; give the file's bytes" if isinstance(image, str | Path) else ""
+        raise UserError(f"a picture is a uint8 array [H, W, 3] (RGB), not {what}{hint}")
+    if 0 in array.shape:
+        raise UserError(f"a picture of {array.shape[0]} x {array.shape[1]} pixels")
+    return decode.square_of(Image.fromarray(array), size)
+
+
+def _array(image) -> np.ndarray | None:
+    """The array in anything that is one: NumPy's, JAX's, PyTorch's or TensorFlow's."""
+    if not hasattr(image, "__array__"):
+        return None
+    try:
+        return np.asarray(image)
+    except (TypeError, RuntimeError) as error:  # inside jit, on another device, deleted
+        reason = str(error).splitlines()[0]
+        raise UserError(f"a picture in an array that has no values here: {reason}") from None
