@@ -76,14 +76,24 @@ class Run:
         return init_state(self.model, self.tx, self.config.seed, self.config.data.image_size)
 
 
-def assemble(config: ConfigDict, dataset: data.Data | None = None) -> Run:
+def assemble(
+    config: ConfigDict,
+    dataset: data.Data | None = None,
+    *,
+    progress: data.Progress = lambda *_: None,
+) -> Run:
     """Opens the data, unless it is given, and builds the net, the mesh and the compiled steps.
+
+    Args:
+        progress: called with (what, done, total) by what may take long; total 0: not known.
 
     Raises:
         UserError: a field's value is impossible, or fits neither the data nor the devices.
     """
     _check(config)
-    dataset = dataset or data.open_data(data_spec(config))
+    if dataset is None:
+        progress(f"opening {config.data.name}", 0, 0)
+        dataset = data.open_data(data_spec(config), progress=progress)
     model = make_model(config, dataset.num_classes)
     layout = make_layout(
         config.mesh.layout,
@@ -112,7 +122,7 @@ def assemble(config: ConfigDict, dataset: data.Data | None = None) -> Run:
 
     until = config.data.colour_noise_until_epoch
     preprocess = make_preprocess(
-        data.statistics(dataset),
+        data.statistics(dataset, progress=progress),
         mean=config.data.mean,
         scale=config.data.scale,
         colour_noise=config.data.colour_noise,

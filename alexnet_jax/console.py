@@ -1,10 +1,12 @@
-"""What a person sees: the layer table, the progress bar, one line per epoch.
+"""What a person sees: the layer table, the progress bars, one line per epoch.
 
-On a terminal this is rich's table and bar. Elsewhere it is plain text without escape codes, and
-a line of progress now and then instead of the bar.
+On a terminal these are rich's table and bars, all bars in one live display under the lines.
+Elsewhere it is plain text without escape codes, and a line of progress now and then instead of the
+bars.
 """
 
 import contextlib
+import functools
 import math
 import sys
 import time
@@ -15,12 +17,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+COMPILING = "compiling the training step"
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
@@ -121,20 +124,32 @@ class Progress:
         self._first = self._last = (start_step, self._start)  # (step, time without pauses)
         self._paused = 0.0
         self._line_at = -math.inf
+        self._state = ""
         self._bar = None
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Progress":
-        console = _console()
-        if self._enabled and console.is_terminal:
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"))
-            self._bar = Bar(*columns, console=console, transient=True, refresh_per_second=2)
-            self._bar.add_task("", total=self._num_steps, completed=self._start_step, state="")
-            self._bar.start()
+        if not self._enabled:
+            return self
+        if _is_terminal():
+            self._bar = self._stack.enter_context(
+                _bar(COMPILING, self._start_step, self._num_steps)
+            )
+        else:
+            say(COMPILING)
         return self
 
     def __exit__(self, *_) -> None:
+        self._stack.close()
+
+    def advance(self, step: int) -> None:
+        """Shows that the steps up to `step` have been started; the first ends the compilation."""
+        shown = f"{step:,}/{self._num_steps:,}  {self._state}".rstrip()
         if self._bar:
-            self._bar.stop()
+            self._bar(description="training", completed=step, state=shown)
+        elif self._enabled and self._clock() - self._line_at >= LINE_SECONDS:
+            self._line_at = self._clock()
+            say(f"step {shown}")
 
     def update(self, step: int, loss: float) -> float:
         """Shows that `step` is done with `loss`; returns images/s since the update before.
@@ -147,12 +162,9 @@ class Progress:
         # The first update ends the compilation, which no rate should include.
         self._first = here if self._first[0] == self._start_step else self._first
         self._last = here
-        state = f"{self.images_per_second:,.0f} images/s  loss {loss:.4g}  {self._left(now)}"
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=step, state=state)
-        elif now - self._line_at >= LINE_SECONDS:
-            self._line_at = now
-            say(f"step {step}/{self._num_steps}  {state}", enabled=self._enabled)
+        rates = f"{self.images_per_second:,.0f} images/s"
+        self._state = f"{rates}  loss {loss:.4g}  {self._left(now)}"
+        self.advance(step)
         return rate
 
     @contextlib.contextmanager
@@ -183,30 +195,53 @@ class Progress:
         return f"{duration(remaining / rate * (now - self._start) / trained)} left"
 
 
+Count = Callable[[str, int, int], None]
+
+
 @contextlib.contextmanager
 def counter(
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Callable[[str, int, int], None]]:
-    """A function to call with (what, done, total): a bar on a terminal, elsewhere a line every ten
-    seconds. What is done at the first call counts as done before, not as fast."""
-    console = _console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Bar(*columns, TimeRemainingColumn(), console=console, transient=True)
-    tasks = {}
-    line_at = clock()
+    *, enabled: bool = True, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Count]:
+    """A function to call with (what, done, total), total 0 where nobody knows it.
+
+    On a terminal it shows a bar of what was named last; elsewhere a line when something is first
+    named, and then one every ten seconds. What is done at the first call counts as done before, not
+    as fast.
+    """
+    named, start, bar, line_at = None, (0, 0.0), None, 0.0
 
     def count(what: str, done: int, total: int) -> None:
-        nonlocal line_at
-        if console.is_terminal:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total, completed=done)
-            bar.update(tasks[what], completed=done)
-        elif clock() - line_at >= LINE_SECONDS:
-            line_at = clock()
-            say(f"{what}  {done:,}/{total:,}")
+        nonlocal named, start, bar, line_at
+        now, amount = clock(), f"{done:,}/{total:,}" if total else ""
+        first = what != named
+        if first:
+            shown.close()
+            named, start = what, (done, now)
+        if _is_terminal():
+            bar = shown.enter_context(_bar(what, done, total)) if first else bar
+            rate = (done - start[0]) / max(now - start[1], 1e-9)
+            left = f"{duration((total - done) / rate)} left" if rate > 0 else ""
+            bar(completed=done, state=f"{amount}  {left}".rstrip())
+        elif first or now - line_at >= LINE_SECONDS:
+            line_at = now
+            say(f"{what}  {amount}".rstrip())
 
-    with bar if console.is_terminal else contextlib.nullcontext():
-        yield count
+    with contextlib.ExitStack() as shown:
+        yield count if enabled else lambda *_: None
+
+
+@contextlib.contextmanager
+def _bar(what: str, done: int, total: int) -> Iterator[Callable[..., None]]:
+    """A bar under the lines, beside those that are there; yields what changes its fields."""
+    bars = _bars(_console())
+    task = bars.add_task(what, total=total or None, completed=done, state="")
+    bars.start()
+    try:
+        yield functools.partial(bars.update, task)
+    finally:
+        if len(bars.tasks) == 1:
+            bars.stop()
+        bars.remove_task(task)
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -233,9 +268,34 @@ def bars(title: str, rows: Sequence[tuple[str, float]]) -> None:
 
 
 def _console() -> Console:
-    terminal = sys.stdout.isatty()
+    """The one of standard output, which while bars are shown is behind a proxy of rich's."""
+    return _console_on(getattr(sys.stdout, "rich_proxied_file", sys.stdout))
+
+
+@functools.lru_cache(maxsize=1)
+def _console_on(stream) -> Console:
     # Said outright, as rich would also write escape codes to a pipe where FORCE_COLOR is set.
-    return Console(file=sys.stdout, force_terminal=terminal, force_jupyter=False)
+    return Console(file=stream, force_terminal=stream.isatty(), force_jupyter=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _bars(console: Console) -> Bars:
+    """The live display of a console, which has no more than one."""
+    return Bars(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[state]}"),
+        console=console,
+        expand=True,
+        transient=True,
+        refresh_per_second=4,
+        redirect_stderr=sys.stderr.isatty(),  # else it would end up on the screen, not in its file
+    )
+
+
+def _is_terminal() -> bool:
+    console = _console()
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 def _count(params) -> int:

@@ -39,8 +39,8 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
     workdir, provenance = Path(workdir), metrics.provenance()
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
-        with distributed.together():
-            run = assemble(config)
+        with console.counter(enabled=first) as progress, distributed.together():
+            run = assemble(config, progress=progress)
             if first:
                 stack.enter_context(lock.acquire(workdir))
             resolved = resolve(config, run.model)
@@ -70,6 +70,7 @@ def _restore_or_start(run: Run, saved: checkpoint.Checkpoints, first: bool):
     abstract = run.abstract_state()
     restored = checkpoint.restore_latest(saved, abstract.params, _rest(abstract), log)
     if restored is None:
+        log("initialising the parameters")
         state = run.fresh_state()
         if path := run.config.init_from:
             state = state.replace(params=pretrained.begin_from(path, run, state.params, log))
@@ -122,6 +123,7 @@ def _loop(
             step += 1
             dispatched.append((step, batch, sums))
             wait(ahead=STEPS_AHEAD)
+            progress.advance(step)
 
             if due(config.log_every_steps):
                 wait(ahead=0)

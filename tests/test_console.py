@@ -1,10 +1,12 @@
 """What a person sees, on a terminal and elsewhere."""
 
+import fcntl
 import os
 import pty
-import re
+import struct
 import subprocess
 import sys
+import termios
 
 import jax
 import jax.numpy as jnp
@@ -99,10 +101,10 @@ def test_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "\r" not in out
-    *lines, last = out.splitlines()
-    assert last == "epoch line"
-    assert [line.split()[1] for line in lines] == ["1/1000", "81/1000", "161/1000"]
-    assert lines[1] == "step 81/1000  64 images/s  loss 2.5  1:55 left"
+    first, *lines, last = out.splitlines()
+    assert (first, last) == ("compiling the training step", "epoch line")
+    assert [line.split()[1] for line in lines] == ["1/1,000", "81/1,000", "161/1,000"]
+    assert lines[1] == "step 81/1,000  64 images/s  loss 2.5  1:55 left"
 
 
 def test_rates_leave_out_compilation_pauses_and_earlier_sessions(capsys):
@@ -139,40 +141,75 @@ def test_durations(seconds, text):
     assert console.duration(seconds) == text
 
 
-def test_bar_on_a_terminal():
-    script = (
-        "import time\n"
-        "from alexnet_jax import console\n"
-        "with console.Progress(20, 8, start_step=10) as progress:\n"
-        "    progress.update(12, 2.5)\n"
-        "    console.say('epoch 1 [ok]')\n"
-        "    progress.update(15, 1.25)\n"
-        "    time.sleep(0.7)\n"
-        "print('after')\n"
-    )
+def terminal(*command, columns=80, lines=24):
+    """Runs a command on a terminal; returns its exit status, the lines that stay on the screen or
+    were scrolled off it, whether the cursor is there, and all that was to be seen meanwhile."""
+    pyte = pytest.importorskip("pyte")
+    screen = pyte.HistoryScreen(columns, lines, history=10_000)
+    stream, seen = pyte.ByteStream(screen), []
     ours, theirs = pty.openpty()
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    command = [sys.executable, "-c", script]
-    child = subprocess.Popen(command, stdout=theirs, cwd=metrics.ROOT, env=env)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    env |= {"TERM": "xterm-256color"}
+    child = subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=metrics.ROOT, env=env)
     os.close(theirs)
-    out = b""
     while chunk := _read(ours):
-        out += chunk
+        stream.feed(chunk)
+        seen.append([line.rstrip() for line in screen.display])
     os.close(ours)
-    assert child.wait() == 0
-    text = out.decode()
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", " ", text).split()
-    assert {"15/20", "1.25", "left"} <= set(shown)
-    assert "step 15/20" not in text  # no plain lines beside the bar
-    assert text.count("epoch 1 [ok]") == 1
-    assert "\x1b[?25h" in text  # the cursor is back
-    assert text.endswith("\x1b[2Kafter\r\n")  # the bar's line is erased
+    past = ["".join(row[x].data for x in range(columns)).rstrip() for row in screen.history.top]
+    left = "\n".join([*past, *seen[-1]]).rstrip().split("\n")
+    return child.wait(), left, not screen.cursor.hidden, seen
+
+
+BARS = """
+import sys, time
+from alexnet_jax import console
+
+with console.Progress(2_000, 64, start_step=1_000) as progress:
+    time.sleep(0.5)
+    for epoch in range(1, 4):
+        progress.advance(epoch * 500)
+        progress.update(epoch * 500, 1.25)
+        with console.counter() as count:
+            for done in range(3):
+                count("evaluating test", done, 2)
+                time.sleep(0.3)
+        console.say(f"epoch {epoch} [ok]")
+    print("from print")
+    print("from a library", file=sys.stderr)
+    progress.update(1_777, 2.5)
+    time.sleep(0.5)
+with console.counter() as count:
+    count("opening photos", 0, 0)
+    time.sleep(0.3)
+print("after")
+"""
+
+
+def test_bars_on_a_terminal():
+    status, left, cursor, seen = terminal(sys.executable, "-c", BARS)
+    assert status == 0
+    assert cursor
+    # No dead bar stays, and nothing is glued to one.
+    epochs = [f"epoch {epoch} [ok]" for epoch in (1, 2, 3)]
+    assert left == [*epochs, "from print", "from a library", "after"]
+    bars = ("compiling the training", "training ", "evaluating test", "opening photos")
+    for name in bars:
+        assert any(line.startswith(name) for display in seen for line in display)
+        assert all(sum(line.startswith(name) for line in display) <= 1 for display in seen)
+    for display in seen:
+        shown = [line for line in display if line]
+        assert all(line in left or line.startswith(bars) for line in shown)
+    lines = [line for display in seen for line in display if "1,777/2,000" in line]
+    assert lines[-1].endswith(" left")
+    assert "images/s  loss 2.5" in lines[-1]
 
 
 def _read(handle):
     try:
         return os.read(handle, 4096)
-    except OSError:  # how a pseudoterminal on Linux says that the other side is closed
+    except OSError:  # how a pseudo-terminal on Linux says that the other side is closed
         return b""
 
 

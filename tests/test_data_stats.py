@@ -81,7 +81,7 @@ def test_principal_colours_are_deviations_and_directions(root, cache_folder):
 def test_statistics_are_computed_once(root, cache_folder, monkeypatch):
     seen = []
     first = data.statistics(open_data(root), progress=lambda *report: seen.append(report))
-    assert seen[-1] == ("statistics", 70, 70)
+    assert (seen[0], seen[-1]) == (("computing the mean image", 0, 70), (stats.COMPUTING, 70, 70))
     monkeypatch.setattr(stats, "compute", None)  # Calling it would fail.
     again = data.statistics(open_data(root))
     np.testing.assert_array_equal(again.mean_image, first.mean_image)

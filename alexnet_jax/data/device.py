@@ -80,12 +80,13 @@ def load(
     mask = np.empty(count, np.float32)
     bad: dict[int, str] | None = {} if skip_bad else None
     done = 0
+    progress = progress or (lambda *_: None)
+    progress(f"decoding {source.split}", 0, count)
     for chunk in host.squares(source, resize_size=resize_size, bad=bad):
         rows = slice(done, done + len(chunk[0]))
         squares[rows], labels[rows], mask[rows] = chunk
         done = rows.stop
-        if progress:
-            progress(f"decoding {source.split}", done, count)
+        progress(f"decoding {source.split}", done, count)
     decoded = Squares(
         name=source.name,
         split=source.split,

@@ -9,6 +9,7 @@ import numpy as np
 from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError
 
+COMPUTING = "computing the mean image"
 _FORMAT = 1  # Raise it when `decode` gives other pixels.
 
 
@@ -54,6 +55,8 @@ def compute(
     image_sum: np.ndarray | int = 0
     products: np.ndarray | int = 0
     count = done = 0
+    progress = progress or (lambda *_: None)
+    progress(COMPUTING, 0, total)
     for squares, mask in chunks:
         done += len(mask)
         squares = squares[mask > 0]
@@ -63,8 +66,7 @@ def compute(
             # In float64 BLAS the products of one image are exact: below 2^53 for R < 372,000.
             pixels = square.reshape(-1, 3).astype(np.float64)
             products = products + (pixels.T @ pixels).astype(np.int64)
-        if progress:
-            progress("statistics", done, total)
+        progress(COMPUTING, done, total)
     if count == 0:
         raise UserError("no image of the training split can be decoded")
     pixels = count * image_sum.shape[0] * image_sum.shape[1]
