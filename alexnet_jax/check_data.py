@@ -2,7 +2,8 @@
 
 python -m alexnet_jax.check_data --config=FILE [--json=FILE]
 
-Exits with 1 where something is unreadable. Two images are the same if their decoded central
+Exits with 1 where something is unreadable or has no label. It also says which files in an image
+folder are left out. Two images are the same if their decoded central
 squares are, so a copy in another file format counts. Such copies under two classes mean that one
 of them is mislabelled; copies in both splits, that the evaluation is of images trained on.
 """
@@ -31,10 +32,13 @@ def check_data(config: ConfigDict, progress: Callable[[str, int, int], None]) ->
     """What both splits of `config.data` hold.
 
     Returns:
-        'splits': {split: {'examples': count, 'classes': {class: count}}}, where unreadable images
-        are in the first count, and in the second if their label is readable.
+        'splits': {split: {'examples': count, 'classes': {class: count}, 'left_out': [line]}}, where
+        unreadable images are in the first count, and in the second if their label is readable;
+        'left_out' says which files in the split's folder are not read, and why.
         'unreadable': [{'split', 'where', 'reason'}].
-        'duplicates': groups of equal images, each a list of {'split', 'where', 'class'}.
+        'unlabelled': the same, of images whose label is none of the classes.
+        'duplicates': groups of equal images, each a list of {'split', 'where', 'class'}; the class
+        of an unlabelled one is None.
 
     Raises:
         UserError: the data set cannot be opened, as where a shard is missing or cut short.
@@ -44,26 +48,34 @@ def check_data(config: ConfigDict, progress: Callable[[str, int, int], None]) ->
     test = open_source(spec.name, spec.data_dir, spec.eval_split, class_names=train.class_names)
     sources = {spec.train_split: train, spec.eval_split: test}
 
-    splits, unreadable, same = {}, {}, defaultdict(list)
+    splits, unreadable, unlabelled, same = {}, {}, [], defaultdict(list)
     for split, source in sources.items():
         for where, reason in _damaged_records(source, progress):
             unreadable.setdefault(where, (split, reason))
         classes = dict.fromkeys(source.class_names, 0)
         for i, (label, digest, reason) in enumerate(_read_all(source, spec.image_size, progress)):
-            where = source.describe(i)
-            if label is not None:
-                classes[source.class_names[label]] += 1
+            where, name = source.describe(i), None
+            if label is not None and source.has_label(label):
+                name = source.class_names[label]
+                classes[name] += 1
+            elif label is not None:
+                unlabelled.append({"split": split, "where": where, "reason": f"label {label}"})
             if reason:
                 unreadable.setdefault(where, (split, reason))
             else:
-                same[digest].append((split, where, source.class_names[label]))
-        splits[split] = {"examples": source.num_examples, "classes": classes}
+                same[digest].append((split, where, name))
+        splits[split] = {
+            "examples": source.num_examples,
+            "classes": classes,
+            "left_out": list(source.left_out),
+        }
     return {
         "splits": splits,
         "unreadable": [
             {"split": split, "where": where, "reason": reason}
             for where, (split, reason) in unreadable.items()
         ],
+        "unlabelled": unlabelled,
         "duplicates": [
             [{"split": split, "where": where, "class": name} for split, where, name in group]
             for group in same.values()
@@ -137,14 +149,25 @@ def _show(report: dict, name: str) -> None:
         if len(lines) > LISTED:
             console.say(f"  and {len(lines) - LISTED} more, which --json=FILE lists")
 
+    for split, found in splits.items():
+        for line in found["left_out"]:
+            console.say(f"left out of {split}: {line}")
+
     def equal(groups: Sequence[Sequence[dict]]) -> list[str]:
-        return [" = ".join(f"{one['where']} ({one['class']})" for one in group) for group in groups]
+        return [
+            " = ".join(f"{one['where']} ({one['class'] or 'no label'})" for one in group)
+            for group in groups
+        ]
 
     groups = report["duplicates"]
-    show("unreadable", [f"{one['where']}: {one['reason']}" for one in report["unreadable"]])
+    for title in ("unreadable", "unlabelled"):
+        show(title, [f"{one['where']}: {one['reason']}" for one in report[title]])
     show("the same image more than once", equal(groups))
     for title, key in (("of these, in two classes", "class"), ("in both splits", "split")):
-        show(title, equal([group for group in groups if len({one[key] for one in group}) > 1]))
+        show(
+            title,
+            equal([group for group in groups if len({one[key] for one in group} - {None}) > 1]),
+        )
 
 
 def main(_):
@@ -155,7 +178,7 @@ def main(_):
     _show(report, config.data.name)
     if flags.FLAGS.json:
         metrics.write_json(flags.FLAGS.json, report)
-    return 1 if report["unreadable"] else 0
+    return 1 if report["unreadable"] or report["unlabelled"] else 0
 
 
 if __name__ == "__main__":

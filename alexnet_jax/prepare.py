@@ -46,8 +46,8 @@ def prepare(spec: data.DataSpec, out: str | Path) -> str:
     What an earlier call finished stays. With `bad_images` 'skip', images that cannot be decoded
     are left out, and named on stdout.
 
-    Raises UserError: the data set cannot be opened, an image cannot be decoded, `out` cannot be
-    written or holds the copy of other data.
+    Raises UserError: the data set cannot be opened, an image cannot be decoded or has no label,
+    `out` cannot be written or holds the copy of other data.
     """
     opened = data.open_data(dataclasses.replace(spec, backend="tfdata"))
     splits = dict.fromkeys(
@@ -59,6 +59,9 @@ def prepare(spec: data.DataSpec, out: str | Path) -> str:
         split: open_source(spec.name, spec.data_dir, split, class_names=opened.class_names)
         for split in splits
     }
+    for split, source in sources.items():
+        for line in source.left_out:
+            console.say(f"left out of {split}: {line}")
     name = prepared_name(spec.name, opened.resize_size)
     folder = Path(out).expanduser() / name / VERSION
     head = {
@@ -177,6 +180,7 @@ def _shrinker(source: Source, size: int, skip: bool) -> Callable[[int], tuple[by
     def shrink(i: int) -> tuple[bytes, str]:
         try:
             encoded, label = source.read(i)
+            source.check_label(i, label)
             square = decode.square(encoded, size)
         except OSError as error:
             raise UserError(f"{source.describe(i)} cannot be read: {error}") from None

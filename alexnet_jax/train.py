@@ -48,6 +48,9 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
         fields = flatten(resolved) | {"data.data_dir": run.data.fingerprint}
         distributed.check_alike(repr(sorted(fields.items())), workdir, lock.NAME)
         console.say(f"work directory: {workdir}", enabled=first)
+        for split, lines in run.data.left_out.items():
+            for line in lines:
+                console.say(f"left out of {split}: {line}", enabled=first)
         size = config.data.image_size
         console.layer_table(run.model, (size, size, 3), enabled=first)
         saved = checkpoint.open_checkpoints(workdir, keep=config.keep_checkpoints)

@@ -30,10 +30,10 @@ def test_a_sound_set_has_nothing_but_counts(folder, tmp_path):
     report = check(folder, tmp_path)
     names = ("astronaut", "coffee", "gravel", "rocket")
     assert report["splits"] == {
-        "train": {"examples": 24, "classes": dict.fromkeys(names, 6)},
-        "test": {"examples": 12, "classes": dict.fromkeys(names, 3)},
+        "train": {"examples": 24, "classes": dict.fromkeys(names, 6), "left_out": []},
+        "test": {"examples": 12, "classes": dict.fromkeys(names, 3), "left_out": []},
     }
-    assert report["unreadable"] == report["duplicates"] == []
+    assert report["unreadable"] == report["unlabelled"] == report["duplicates"] == []
 
 
 def test_what_is_unreadable_is_listed_with_its_reason(folder, tmp_path):

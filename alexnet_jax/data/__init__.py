@@ -1,6 +1,7 @@
 """The one interface to data: `open_data`, then batches of global arrays and the statistics."""
 
 import collections
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,7 @@ class Data:
     """An open data set. `fingerprint` is that of the train split.
 
     `bad` lists the undecodable images met so far, where they are skipped: {split: {id: reason}}.
+    `left_out` says of each split opened so far which files in its folder are not read, and why.
     """
 
     spec: DataSpec
@@ -77,6 +79,7 @@ class Data:
     resize_size: int
     fingerprint: str
     bad: dict[str, dict[int, str]]
+    left_out: dict[str, tuple[str, ...]]
     _splits: dict[str, Source | device.Squares] = field(repr=False)
     _placed: dict[Any, device.DeviceSplit] = field(default_factory=dict, repr=False)
 
@@ -98,6 +101,11 @@ def open_data(spec: DataSpec, *, progress: Progress | None = None) -> Data:
             f" {spec.image_size}"
         )
     train = _open_split(spec, spec.train_split, resize_size, None, progress)
+    if len(train.class_names) < 2:
+        raise UserError(
+            f"data set {spec.name!r} has one class, {train.class_names[0]!r}: there is nothing to"
+            " tell apart. Do the class folders lie a level deeper or higher?"
+        )
     data = Data(
         spec=spec,
         num_train=train.num_examples,
@@ -107,6 +115,7 @@ def open_data(spec: DataSpec, *, progress: Progress | None = None) -> Data:
         resize_size=resize_size,
         fingerprint=train.fingerprint,
         bad={},
+        left_out={},
         _splits={},
     )
     _register(data, spec.train_split, train)
@@ -229,7 +238,11 @@ def _open_split(
     progress: Progress | None,
 ) -> Source | device.Squares:
     if spec.backend == "tfdata":
-        return open_source(spec.name, spec.data_dir, split, class_names=class_names)
+        source = open_source(spec.name, spec.data_dir, split, class_names=class_names)
+        # Of a split without labels, now and not after the first epoch; unreadable, it is met later.
+        with contextlib.suppress(OSError, ValueError):
+            source.check_label(0, source.read(0)[1])
+        return source
     skip_bad = spec.bad_images == "skip"
     try:
         source = open_source(
@@ -245,6 +258,7 @@ def _open_split(
 
 def _register(data: Data, split: str, opened: Source | device.Squares) -> None:
     data._splits[split] = opened
+    data.left_out[split] = opened.left_out
     if data.spec.bad_images == "skip":
         data.bad[split] = dict(opened.bad) if isinstance(opened, device.Squares) else {}
 

@@ -1,11 +1,10 @@
 """Files derived from a data set, in the user's cache folder: written once, whole, and checked."""
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import tempfile
+import uuid
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -43,14 +42,14 @@ def store(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
     Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Not mkstemp, which shuts out all others: the umask says who may read it.
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with aside.open("xb") as file:
             np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
-        os.replace(name, path)
+        aside.replace(path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        aside.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

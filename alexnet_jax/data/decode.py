@@ -15,9 +15,16 @@ from PIL import Image
 
 # Formats that photographs come in. Pillow knows others, some of which start programs (EPS).
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# How their files' names end: Pillow's own list for them, the same whatever Pillow is built with.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".webp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".avif", ".avifs"),
+)
 # Pillow's own bound for a decompression bomb, here in case another package has lifted that one.
 MAX_PIXELS = 178_956_970
 _ORIENTATION = 0x0112  # EXIF tag
+_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # TIFF tags
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,7 +53,9 @@ def square(data: bytes, size: int) -> np.ndarray:
     the other side. A JPEG at least four times too large is shrunk by its decoder first, to no less
     than twice `size`. The first frame stands for an animation, transparency shows white, and the
     EXIF orientation is honoured: viewers do it, telephones rely on it, and other images lack it.
-    (The 2012 pipeline ignored it.) Raises BadImage.
+    (The 2012 pipeline ignored it.) Of 16 bits the upper 8 are kept. Grey levels of 32 bits or in
+    floating point have no range of their own: the picture's lowest value is shown black and its
+    highest white. Raises BadImage.
     """
     if not data:
         raise BadImage("the file is empty")
@@ -64,6 +73,9 @@ def square(data: bytes, size: int) -> np.ndarray:
     except (BadImage, MemoryError):
         raise
     except Image.UnidentifiedImageError:
+        if data[:4] in (b"II*\0", b"MM\0*"):
+            reason = "a TIFF whose pixels are of a kind that Pillow doesn't read"
+            raise BadImage(f"{reason}: convert it to 8 bits") from None
         raise BadImage("not an image in a known format") from None
     except Exception as error:  # Pillow's decoders raise almost anything on corrupt bytes.
         raise BadImage(" ".join(str(error).split()) or type(error).__name__) from None
@@ -104,16 +116,35 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's conversion would clip 16 bits at 255.
-        high_byte = np.clip(np.asarray(image), 0, 65535).astype(np.uint16) >> 8
-        image = Image.fromarray(high_byte.astype(np.uint8))
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_eight_bits(image))  # Pillow's conversion would clip at 255.
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert(
             "RGB"
         )
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> np.ndarray:
+    """Returns the grey levels of an image of more than 8 bits, as a viewer shows them: uint8."""
+    values, tiff = np.asarray(image), getattr(image, "tag_v2", {})
+    if image.mode != "F" and (image.mode != "I" or image.format in ("PNG", "PPM")):
+        levels = (np.clip(values, 0, 65535) >> 8).astype(np.uint8)
+    else:
+        if image.mode == "I" and tiff and tiff.get(_SAMPLE_FORMAT, (1,))[0] == 1:
+            values = values.view(np.uint32)  # Pillow has only the signed ones.
+        finite = values[np.isfinite(values)].astype(np.float64)
+        if not finite.size:
+            raise BadImage("none of its grey levels is a finite number")
+        low, high = finite.min(), finite.max()
+        shown = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+        levels = np.rint((shown - low) * (255 / ((high - low) or 1))).astype(np.uint8)
+    if tiff.get(_PHOTOMETRIC) == 0:  # White is zero, which Pillow heeds for 8 bits alone.
+        levels = 255 - levels
+    if isinstance(transparent := image.info.get("transparency"), int):
+        levels = np.where(values == transparent, 255, levels)
+    return levels.astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -7,7 +7,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from alexnet_jax.errors import UserError
 
 Shardings = Mapping[str, jax.sharding.Sharding]
 
-_FORMAT = 1  # Raise it when `decode` gives other pixels.
+_FORMAT = 2  # Raise it when `decode` gives other pixels. (2: images of 32 bits, by their range.)
 # What the decoded images may take of the memory that is free on the host, or of the device's.
 _MEMORY_FRACTION = 0.5
 
@@ -31,7 +31,7 @@ class Squares:
     """A decoded split in host memory: squares uint8 [N, R, R, 3], labels int32 [N].
 
     `mask` float32 [N] is 0 for the images that could not be decoded (black squares), which `bad`
-    lists as {id: reason}. `fingerprint` is that of the source that it was made from.
+    lists as {id: reason}. `fingerprint` and `left_out` are those of the source it was made from.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Squares:
     labels: np.ndarray
     mask: np.ndarray
     bad: dict[int, str]
+    left_out: tuple[str, ...] = ()
 
     @property
     def num_examples(self) -> int:
@@ -72,7 +73,7 @@ def load(
         )
     path = cache.folder() / _file_name(source.name, source.split, resize_size, source.fingerprint)
     if (kept := _read(path, skip_bad)) and kept.fingerprint == source.fingerprint:
-        return kept
+        return replace(kept, left_out=source.left_out)
 
     count = source.num_examples
     squares = np.empty((count, resize_size, resize_size, 3), np.uint8)
@@ -96,6 +97,7 @@ def load(
         labels=labels,
         mask=mask,
         bad=dict(sorted(bad.items())) if bad else {},
+        left_out=source.left_out,
     )
     _write(path, decoded, resize_size)
     return decoded
@@ -106,7 +108,9 @@ def load_kept(name: str, split: str, resize_size: int, *, skip_bad: bool = False
 
     Raises UserError as `load` does, and if files of several versions of the data set are kept.
     """
-    files = sorted(cache.folder().glob(_file_name(name, split, resize_size, "*")))
+    found = cache.folder().glob(_file_name(name, split, resize_size, "*", version="[0-9]"))
+    # Of each version of the data set the one decoded last.
+    files = list({file.stem.rpartition("-")[2]: file for file in sorted(found)}.values())
     if len(files) > 1:
         raise UserError(
             f"data set {name!r} isn't here, and its decoded files are of {len(files)} versions:"
@@ -115,8 +119,10 @@ def load_kept(name: str, split: str, resize_size: int, *, skip_bad: bool = False
     return _read(files[0], skip_bad) if files else None
 
 
-def _file_name(name: str, split: str, resize_size: int, fingerprint: str) -> str:
-    return f"{cache.slug(name, split)}-{resize_size}px-v{_FORMAT}-{fingerprint[:16]}.npz"
+def _file_name(
+    name: str, split: str, resize_size: int, fingerprint: str, version: int | str = _FORMAT
+) -> str:
+    return f"{cache.slug(name, split)}-{resize_size}px-v{version}-{fingerprint[:16]}.npz"
 
 
 def _write(path: Any, decoded: Squares, resize_size: int) -> None:
@@ -143,6 +149,8 @@ def _read(path: Any, skip_bad: bool) -> Squares | None:
     arrays, meta = kept
     if meta["bad"] and not skip_bad:
         raise UserError(host.bad_image(meta["bad"][0][1]))
+    if not np.isin(arrays["labels"], range(len(arrays["class_names"]))).all():
+        return None  # Earlier commits kept splits without labels.
     return Squares(
         name=meta["name"],
         split=meta["split"],
@@ -316,7 +324,7 @@ def _cut(squares: jax.Array, ids: jax.Array, crops: jax.Array, size: int) -> jax
     """Returns images uint8 [B, S, S, 3] cut from squares [N, R, R, 3] by crops int32 [B, 3]."""
 
     def window(example: jax.Array, crop: jax.Array) -> jax.Array:
-        start = (example, crop[0], crop[1], 0)
+        start = (example, crop[0], crop[1], jnp.int32(0))  # Not Python's 0, of 64 bits under x64.
         return jax.lax.dynamic_slice(squares, start, (1, size, size, 3))[0]
 
     images = jax.vmap(window)(ids, crops)

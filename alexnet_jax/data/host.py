@@ -55,7 +55,8 @@ def train_batches(
     fills no batch is dropped. `num_threads` defaults to one more than there are cores.
 
     An image that cannot be decoded raises UserError; with a dict `bad` it is noted there instead,
-    as {id: file and reason}, and its row is black with mask 0.
+    as {id: file and reason}, and its row is black with mask 0. A label that is none of the classes
+    raises UserError in any case.
     """
     lo, hi = rows or (0, batch_size)
     steps_per_epoch = source.num_examples // batch_size
@@ -167,6 +168,7 @@ def _read(
     label = 0
     try:
         data, label = source.read(example)
+        source.check_label(example, label)
         return decode.square(data, resize_size), label
     except OSError as error:
         raise UserError(f"{source.describe(example)} cannot be read: {error}") from None

@@ -20,13 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data import cache
+from alexnet_jax.data import cache, files
 from alexnet_jax.errors import UserError
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
-)
 _LAYOUT = "expected images as PATH/SPLIT/CLASS/IMAGE"
 # What must be fetched by hand, where TFDS's own text is long.
 _ARCHIVES = {"imagenet2012": "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"}
@@ -41,8 +37,10 @@ class Source:
     """One split: `num_examples` encoded images with their labels, by index, in a fixed order.
 
     `read(i)` returns the encoded bytes and the label, from any number of threads at once; it raises
-    OSError where the file cannot be read, ValueError where a record is corrupt. `describe(i)` says
-    where example i stands. `fingerprint` changes with the data.
+    OSError where the file cannot be read, ValueError where a record is corrupt. The label may lie
+    outside the classes, as the -1 of TFDS's splits without labels does: see `has_label`.
+    `describe(i)` says where example i stands. `fingerprint` changes with the data. `left_out` has a
+    line for each kind of file that lies in the split's folder and is not read.
     """
 
     name: str
@@ -52,6 +50,20 @@ class Source:
     fingerprint: str
     read: Callable[[int], tuple[bytes, int]]
     describe: Callable[[int], str]
+    left_out: tuple[str, ...] = ()
+
+    def has_label(self, label: int) -> bool:
+        """Whether a label that was read is one of the classes."""
+        return 0 <= label < len(self.class_names)
+
+    def check_label(self, i: int, label: int) -> None:
+        """Raises UserError where example i has no label to train on or to count errors by."""
+        if not self.has_label(label):
+            raise UserError(
+                f"{self.describe(i)} has the label {label}, none of the {len(self.class_names)}"
+                f" classes of {self.name!r}: split {self.split!r} can be neither trained on nor"
+                " evaluated; choose one with labels"
+            )
 
 
 def open_source(
@@ -103,6 +115,7 @@ def _open_tfds(name: str, data_dir: str | None, split: str, download: bool) -> S
             f"data set {name!r} in {builder.data_path} is stored as {file_format!r}: prepare it"
             " again with `tfds build --file_format=tfrecord`"
         )
+    _check_eight_bits(name, info.features[image_key].np_dtype)
     ends = np.cumsum([instruction.take for instruction in instructions])
 
     def describe(i: int) -> str:
@@ -126,6 +139,15 @@ def _open_tfds(name: str, data_dir: str | None, split: str, download: bool) -> S
         read=_example_reader(record, image_key, label_key),
         describe=describe,
     )
+
+
+def _check_eight_bits(name: str, dtype: Any) -> None:
+    """Refuses pictures that TFDS keeps as the bytes of numbers in the pixels of a PNG."""
+    if np.dtype(dtype) not in (np.uint8, np.uint16):
+        raise UserError(
+            f"the images of data set {name!r} are {np.dtype(dtype)}, whose black and white are not"
+            " known: prepare them as uint8 or uint16"
+        )
 
 
 def _example_reader(
@@ -358,10 +380,10 @@ def _array_records(instructions: Sequence[Any]) -> Callable[[int], bytes]:
 def _open_folder(name: str, split: str, class_names: Sequence[str] | None) -> Source:
     root = Path(name.removeprefix("folder:")).expanduser()
     folder = _split_folder(root, split)
-    here = _subfolders(folder)
+    here = files.subfolders(folder)
     if not here:
-        loose = next(_images(folder), None)
-        found = f"images directly in it, such as {loose.name}" if loose else "no class folders"
+        loose = files.images(folder)
+        found = f"images directly in it, such as {loose[0].name}" if loose else "no class folders"
         raise UserError(f"image folder {folder} has {found}: {_LAYOUT}")
     classes = tuple(class_names or here)
     strays = sorted(set(here) - set(classes))
@@ -373,11 +395,17 @@ def _open_folder(name: str, split: str, class_names: Sequence[str] | None) -> So
 
     names: list[str] = []  # CLASS/IMAGE
     labels: list[int] = []
+    left_out: list[Path] = []
     states = hashlib.sha256(repr((split, classes)).encode())
     for label, class_name in enumerate(classes):
-        entries = sorted(_images(folder / class_name), key=lambda entry: entry.name)
+        entries, others = files.in_class(folder / class_name)
+        left_out += others
         if not entries and class_names is None:
-            raise UserError(f"image folder {folder / class_name} holds no images: {_LAYOUT}")
+            found = next(map(str, filter(files.is_image, others)), "")
+            deeper = f" but deeper down, such as {found}" if found else ""
+            raise UserError(
+                f"image folder {folder / class_name} holds no images{deeper}: {_LAYOUT}"
+            )
         for entry in entries:
             try:
                 state = entry.stat()
@@ -401,6 +429,7 @@ def _open_folder(name: str, split: str, class_names: Sequence[str] | None) -> So
         fingerprint=states.hexdigest(),
         read=read,
         describe=lambda i: str(folder / names[i]),
+        left_out=files.left_out(folder, left_out),
     )
 
 
@@ -408,46 +437,19 @@ def _split_folder(root: Path, split: str) -> Path:
     if not root.is_dir():
         raise SourceMissing(f"image folder {root} does not exist: {_LAYOUT}")
     folder = root / split
-    if split in _subfolders(root):
+    if split in files.subfolders(root):
         return folder
-    found = _subfolders(root)
-    loose = next(_images(root), None)
+    found = files.subfolders(root)
+    loose = files.images(root)
     if loose:
-        found_text = f"images directly in it, such as {loose.name}"
+        found_text = f"images directly in it, such as {loose[0].name}"
     elif not found:
         found_text = "nothing in it"
-    elif next(_images(root / found[0]), None):
+    elif files.images(root / found[0]):
         found_text = f"what look like classes in it: {_some(found)}"
     else:
         found_text = f"the folders {_some(found)}"
     raise UserError(f"image folder {root} has no split {split!r} but {found_text}; {_LAYOUT}")
-
-
-def _visible(folder: Path) -> Iterator[os.DirEntry]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if not entry.name.startswith("."))
-    except FileNotFoundError:  # A class of the training split that this split lacks.
-        return
-    except OSError as error:
-        raise UserError(f"image folder {folder}: {error.strerror}") from None
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in _visible(folder) if _is_folder(entry))
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # A link to itself.
-        return False
-
-
-def _images(folder: Path) -> Iterator[os.DirEntry]:
-    for entry in _visible(folder):
-        if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not _is_folder(entry):
-            yield entry
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

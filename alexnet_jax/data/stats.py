@@ -10,7 +10,7 @@ from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError
 
 COMPUTING = "computing the mean image"
-_FORMAT = 1  # Raise it when `decode` gives other pixels.
+_FORMAT = 2  # Raise it when `decode` gives other pixels. (2: images of 32 bits, by their range.)
 
 
 @dataclass(frozen=True)

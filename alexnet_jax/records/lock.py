@@ -53,7 +53,7 @@ def acquire(workdir: str | os.PathLike) -> Lock:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not truncated: until the lock is ours, the text is its holder's.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise UserError(
             f"cannot write to the work directory {workdir}: {error.strerror}"

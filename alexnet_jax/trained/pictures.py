@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from alexnet_jax.data import decode
-from alexnet_jax.data.sources import IMAGE_SUFFIXES, Source
+from alexnet_jax.data import decode, files
+from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import UserError, local_path, missing
 from alexnet_jax.trained.pretrained import Pretrained
 
@@ -29,7 +29,8 @@ class Picture:
     """One encoded image.
 
     name: its file, or where it stands in its data set.
-    read: () -> (encoded bytes, name of its class or of its folder); raises OSError, ValueError.
+    read: () -> (encoded bytes, name of its class or of its folder, empty where its data set has no
+        label for it); raises OSError, ValueError.
     """
 
     name: str
@@ -57,6 +58,8 @@ def net_path() -> str:
 def find(names: Sequence[str]) -> list[Picture]:
     """The files named, and those with an image's suffix in the folders named and in theirs.
 
+    Linked folders are followed. Other files in them are left out, with a line on stderr.
+
     Raises:
         UserError: nothing is named, there is no such file, or a folder holds no image.
     """
@@ -70,7 +73,7 @@ def in_source(source: Source) -> list[Picture]:
 
     def read(i: int) -> tuple[bytes, str]:
         encoded, label = source.read(i)
-        return encoded, source.class_names[label]
+        return encoded, source.class_names[label] if source.has_label(label) else ""
 
     count = range(source.num_examples)
     return [Picture(source.describe(i), functools.partial(read, i)) for i in count]
@@ -131,16 +134,13 @@ def _images(path: Path) -> list[Path]:
         raise missing(path, "file or folder")
     if not path.is_dir():
         return [path]
-    found = sorted(
-        each
-        for each in path.rglob("*")
-        if each.suffix.lower() in IMAGE_SUFFIXES
-        and not each.is_dir()
-        and not any(part.startswith(".") for part in each.relative_to(path).parts)
-    )
-    if not found:
+    found = list(files.walk(path))
+    images = [each for each in found if files.is_image(each)]
+    if not images:
         raise UserError(
             f"folder '{path}' holds no images: no file in it or below ends in "
-            f"{', '.join(IMAGE_SUFFIXES[:5])} or the like"
+            f"{', '.join(decode.SUFFIXES[:6])} or the like"
         )
-    return found
+    for line in files.unknown([each for each in found if not files.is_image(each)]):
+        print(f"left out of '{path}': {line}", file=sys.stderr)
+    return images
