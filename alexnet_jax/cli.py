@@ -53,6 +53,8 @@ def run(
         _keep_memory()
         return main(argv[1:])
 
+    # File names may be any bytes, and printing one must not end a run.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app.run(quiet_main, flags_parser=lambda argv: _parse(argv, takes_files, required))
     except UserError as error:
