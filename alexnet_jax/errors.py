@@ -62,6 +62,20 @@ def local_path(path: str | os.PathLike) -> Path:
         raise UserError(f"'{text}': there is no such user; write ./~… for a file's name") from None
 
 
+def check_utf8(path: str | os.PathLike) -> None:
+    """Refuses a folder for checkpoints or TFDS sets whose name their libraries cannot open.
+
+    Raises:
+        UserError: the path's bytes are not UTF-8.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"'{path}': its name isn't UTF-8, as checkpoints and data sets need: rename it"
+        ) from None
+
+
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
     """Turns an OSError into a UserError that says that `path` cannot be written, and why."""

@@ -226,14 +226,18 @@ def _write_metadata(
         )
     size = opened.resize_size
     image = tfds.features.Image(shape=(size, size, 3), encoding_format="jpeg")
-    label = tfds.features.ClassLabel(names=list(opened.class_names))
+    # TFDS's files are UTF-8, which the names of folders need not be.
+    names = [
+        class_name.encode(errors="backslashreplace").decode() for class_name in opened.class_names
+    ]
+    label = tfds.features.ClassLabel(names=names)
     info = tfds.core.DatasetInfo(
         builder=tfds.core.dataset_info.DatasetIdentity(
             name=name, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=""
         ),
         features=tfds.features.FeaturesDict({"image": image, "label": label}),
         supervised_keys=("image", "label"),
-        description=f"{original}, each image its central square of {size} x {size} pixels.",
+        description=f"{original!r}, each image its central square of {size} x {size} pixels.",
     )
     info.set_file_format("tfrecord")
     info.set_splits(tfds.core.splits.SplitDict(infos))

@@ -40,7 +40,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.path import atomicity
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, check_utf8
 
 FORMAT = 1
 """Layout of a checkpoint. Raise it when an older program could misread what is written."""
@@ -84,7 +84,7 @@ def open_checkpoints(workdir: str | os.PathLike, *, keep: int) -> Checkpoints:
     """
     if keep < 1:
         raise UserError(f"the number of checkpoints to keep is {keep}: it must be at least 1")
-    directory = Path(workdir).absolute() / _DIRECTORY
+    directory = _directory(workdir)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -436,6 +436,7 @@ def read_meta(workdir: str | os.PathLike, step: int | None = None) -> dict[str, 
 
 
 def _directory(workdir: str | os.PathLike) -> Path:
+    check_utf8(workdir)
     return Path(workdir).absolute() / _DIRECTORY
 
 

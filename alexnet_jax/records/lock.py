@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, check_utf8
 
 NAME = "lock"
 
@@ -47,8 +47,9 @@ def acquire(workdir: str | os.PathLike) -> Lock:
 
     Raises:
       Held: another process holds it; its process id and host are named.
-      UserError: `workdir` can't be written.
+      UserError: `workdir` can't be written, or its name isn't UTF-8.
     """
+    check_utf8(workdir)
     path = Path(workdir) / NAME
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

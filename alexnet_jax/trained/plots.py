@@ -48,14 +48,16 @@ def predictions(path: str, shown: Sequence[Prediction]) -> None:
     for panel, one in zip(panels, shown, strict=False):
         picture, bars = panel.subplots(1, 2, width_ratios=(1, 2))
         _show(picture, one.image)
-        picture.set_title(one.title[-24:], fontsize=6, pad=3, color=INK)
+        title = _printable(one.title[-24:])
+        picture.set_title(title, fontsize=6, pad=3, color=INK, parse_math=False)
         names, shares = zip(*one.bars, strict=True)
         places = range(len(names))
         colours = [RIGHT if name == one.right else OTHER for name in names]
         bars.barh(places, shares, color=colours, height=0.86, alpha=0.55)
         for place, name, share in zip(places, names, shares, strict=True):
             # Over the bar: after the end of a long one there would be no room.
-            bars.text(0.02, place, f"{name}  {share:.0%}", va="center", fontsize=8, color=INK)
+            text = f"{_printable(name)}  {share:.0%}"
+            bars.text(0.02, place, text, va="center", fontsize=8, color=INK, parse_math=False)
         bars.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
         bars.axis("off")
     _save(figure, path)
@@ -86,6 +88,11 @@ def _figure(width: float, height: float):
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def _printable(name: str) -> str:
+    """A name with escapes for what no font can draw: the bytes of names that are not UTF-8."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _show(axes, image) -> None:
