@@ -352,6 +352,8 @@ def test_a_file_that_vanishes_is_named(root, tmp_path):
     place.mkdir(parents=True)
     for i in range(4):
         (place / f"{i}.png").write_bytes((root / "train" / "ant" / "00.png").read_bytes())
+    place.with_name("bee").mkdir()
+    (place / "3.png").rename(place.with_name("bee") / "3.png")
     (tmp_path / "gone" / "test").symlink_to(tmp_path / "gone" / "train")
     opened = data.open_data(make_spec(tmp_path / "gone", bad_images="skip"))
     (place / "2.png").unlink()
@@ -411,7 +413,7 @@ def test_the_kept_file_serves_where_the_set_and_tensorflow_are_missing(
 
     # Two versions, neither known to be the one meant.
     for file in list(cache_folder.glob("*16px-v*")):
-        file.with_name(file.name.replace("16px-v1-", "16px-v1-0")).write_bytes(file.read_bytes())
+        file.with_name(file.name.replace("16px-v2-", "16px-v2-0")).write_bytes(file.read_bytes())
     with pytest.raises(UserError, match="2 versions"):
         train(place, 1, backend="device")
 

@@ -109,7 +109,8 @@ def test_skipped_images_do_not_count(root, cache_folder, tmp_path):
     spoilt = tmp_path / "spoilt" / "train" / "class 0"
     spoilt.mkdir(parents=True)
     (spoilt / "0.png").write_bytes((root / "train" / "class 0" / "0.png").read_bytes())
-    (spoilt / "1.png").write_bytes(b"")
+    (spoilt.parent / "class 1").mkdir()
+    (spoilt.parent / "class 1" / "1.png").write_bytes(b"")
     place = tmp_path / "spoilt"
     for backend in ("tfdata", "device"):
         opened = open_data(place, eval_split="train", backend=backend, bad_images="skip")

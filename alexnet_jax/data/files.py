@@ -104,8 +104,7 @@ def unknown(paths: list[Path]) -> tuple[str, ...]:
     shown = ", ".join(f"{kind} {count}" for kind, count in kinds[:5])
     more = ", …" if len(kinds) > 5 else ""
     return (
-        f"{_count(paths, 'file')} of no suffix known for images ({shown}{more}),"
-        f" such as {paths[0]}",
+        f"{_count(paths, 'file')} without a known image suffix ({shown}{more}), such as {paths[0]}",
     )
 
 
