@@ -9,7 +9,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from alexnet_jax import data, models, optim
-from alexnet_jax.config import flatten
+from alexnet_jax.config import NEVER, flatten
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.parallel import Layout, make_layout
 from alexnet_jax.preprocess import COLOUR_NOISES, MEANS, Preprocess, make_preprocess
@@ -117,7 +117,7 @@ def assemble(
     layers = jax.eval_shape(
         lambda: init_state(model, optax.identity(), 0, config.data.image_size).params
     )
-    optim.check(spec, num_epochs=config.num_epochs, layer_names=list(layers))
+    optim.check(spec, layer_names=list(layers))
     tx = optim.make_optimizer(spec, **whole)
 
     until = config.data.colour_noise_until_epoch
@@ -129,7 +129,7 @@ def assemble(
         colour_noise_std=config.data.colour_noise_std,
         noise_until_step=total_steps
         if until is None
-        else round(min(until, config.num_epochs) * steps_per_epoch),
+        else round(min(until * steps_per_epoch, total_steps)),
     )
     train_step = make_train_step(model, tx, layout, preprocess)
     predict = make_predict(model, layout, preprocess)
@@ -150,6 +150,27 @@ def assemble(
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
+
+
+def beyond_the_end(run: Run) -> list[str]:
+    """Says, a line each, what the configuration plans for epochs that the run doesn't reach."""
+    num_epochs = run.total_steps / run.steps_per_epoch
+    late = optim.unreached(run.optim, num_epochs)
+    until = run.config.data.colour_noise_until_epoch
+    if run.config.data.colour_noise != "none" and until is not None and until >= num_epochs:
+        late.append(f"data.colour_noise_until_epoch at {until:g}")
+    lines = []
+    if late:
+        lines.append(
+            f"the run ends after {num_epochs:.4g} epochs: what is set for later falls away "
+            f"({'; '.join(late)})"
+        )
+    if run.optim.warmup_epochs > num_epochs:
+        lines.append(
+            f"optim.warmup_epochs={run.optim.warmup_epochs:g} outlasts the run of "
+            f"{num_epochs:.4g} epochs: the learning rate ends before it has risen to its full value"
+        )
+    return lines
 
 
 def data_spec(config: ConfigDict) -> data.DataSpec:
@@ -186,9 +207,12 @@ def _check(config: ConfigDict) -> None:
     for name in ("batch_size", "num_epochs", "log_every_steps", "keep_checkpoints"):
         if config[name] < 1:
             raise UserError(f"{name}={config[name]}: must be at least 1")
-    for name in ("num_train_steps", "eval_every_steps", "checkpoint_every_steps", "seed"):
+    for name in ("num_train_steps", "seed"):
         if config[name] < 0:
             raise UserError(f"{name}={config[name]}: must not be negative")
+    for name in ("eval_every_steps", "checkpoint_every_steps"):
+        if config[name] < NEVER:
+            raise UserError(f"{name}={config[name]}: must be 0, a number of steps, or -1 for never")
     until = config.data.colour_noise_until_epoch
     if until is not None and not until >= 0:
         raise UserError(f"data.colour_noise_until_epoch={until}: must not be negative")

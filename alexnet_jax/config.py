@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.errors import UserError, nearest
 
+NEVER = -1  # of a cadence in steps: not before the run ends
+
 # A run started again in the same work directory may change these, and nothing else: its length,
 # how often it logs, evaluates and saves, where the data lies, the devices it runs on, and what
 # becomes of the steps and images that would otherwise have stopped it.

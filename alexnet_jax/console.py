@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 COMPILING = "compiling the training step"
+TOP5_CLASSES = 6  # the fewest of which five can miss one
 LINE_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 
@@ -89,16 +90,27 @@ def epoch_line(
     evaluated: Mapping[str, float] | None = None,
     images_per_second: float | None = None,
     split: str = "validation",
+    num_classes: int = TOP5_CLASSES,
 ) -> str:
     """One line for a finished epoch (counted from 1): loss and errors in percent, as
     `metrics.summarize` names them, of the training images and of the evaluated split."""
+    if num_classes < TOP5_CLASSES:
+        train, evaluated = _without_top5(train), _without_top5(evaluated)
     parts = [f"epoch {epoch:>{len(str(num_epochs))}}/{num_epochs}", f"step {step}"]
     parts.append(_measures("train", train))
     if evaluated:
         parts.append(_measures(split, evaluated))
     if images_per_second is not None:
-        parts.append(f"{images_per_second:,.0f} images/s")
+        parts.append(_rate(images_per_second))
     return "  ".join(parts)
+
+
+def errors(values: Mapping[str, float], num_classes: int) -> str:
+    """Loss and errors in percent as a line has them, the top-5 error where it can be above 0."""
+    line = f"loss {values['loss']:.4f}  top-1 error {values['top1_error']:.2f}%"
+    if num_classes < TOP5_CLASSES:
+        return line
+    return f"{line}  top-5 error {values['top5_error']:.2f}%"
 
 
 class Progress:
@@ -162,8 +174,7 @@ class Progress:
         # The first update ends the compilation, which no rate should include.
         self._first = here if self._first[0] == self._start_step else self._first
         self._last = here
-        rates = f"{self.images_per_second:,.0f} images/s"
-        self._state = f"{rates}  loss {loss:.4g}  {self._left(now)}"
+        self._state = f"{_rate(self.images_per_second)}  loss {loss:.4g}  {self._left(now)}"
         self.advance(step)
         return rate
 
@@ -300,6 +311,16 @@ def _is_terminal() -> bool:
 
 def _count(params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _rate(images_per_second: float) -> str:
+    """Two digits where fewer would round a slow net's rate to 0."""
+    digits = ",.0f" if images_per_second >= 9.5 else ".2g"
+    return f"{images_per_second:{digits}} images/s"
+
+
+def _without_top5(values: Mapping[str, float] | None) -> dict[str, float]:
+    return {name: value for name, value in (values or {}).items() if name != "top5_error"}
 
 
 def _measures(split: str, values: Mapping[str, float]) -> str:

@@ -92,9 +92,7 @@ def load_run(workdir: Path, step: int | None = None, data_dir: str = "") -> tupl
         config.mesh = dict(layout="data", data=_divisor(config.batch_size), model=1)
     run = assemble(config)
     abstract = run.abstract_state().params
-    if step is None:
-        step = checkpoint.best_step(workdir) or None
-    params, meta = checkpoint.restore_params(workdir, abstract, step)
+    params, meta = checkpoint.restore_params(workdir, abstract, "best" if step is None else step)
     return run, params, meta["step"]
 
 
@@ -114,9 +112,9 @@ def main(_):
     if len(workdirs) > 1:
         names.append(f"average of {len(workdirs)}")
     for name, result in zip(names, results, strict=False):
+        errors = console.errors(result, runs[0].model.num_classes)
         console.say(
-            f"{name}  {split}  {views} view{'s' * (views > 1)}  loss {result['loss']:.4f}  "
-            f"top-1 error {result['top1_error']:.2f}%  top-5 error {result['top5_error']:.2f}%  "
+            f"{name}  {split}  {views} view{'s' * (views > 1)}  {errors}  "
             f"of {result['count']} examples"
         )
     if flags.FLAGS.json:

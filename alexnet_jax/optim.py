@@ -26,6 +26,8 @@ OPTIMIZERS = ("momentum", "lars")
 SCHEDULES = ("constant", "plateau", "epochs", "dexp")
 BIAS_SCHEDULES = ("weights", "epochs")
 
+_LAST_STEP = 2**31 - 1  # steps are counted in int32
+
 _map_with_path = jax.tree_util.tree_map_with_path
 
 
@@ -90,7 +92,7 @@ def _staircase(values: Sequence[float], starts: Sequence[int]) -> optax.Schedule
 
 
 def _to_steps(epochs: Sequence[float], steps_per_epoch: int) -> list[int]:
-    return [round(epoch * steps_per_epoch) for epoch in epochs]
+    return [round(min(epoch * steps_per_epoch, _LAST_STEP)) for epoch in epochs]
 
 
 def make_schedule(spec: OptimSpec, *, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
@@ -105,13 +107,45 @@ def make_schedule(spec: OptimSpec, *, steps_per_epoch: int, total_steps: int) ->
     elif spec.schedule == "dexp":
         n = spec.dexp_steps
         values = [start * spec.dexp_factor ** (-i / (n - 1)) for i in range(n)]
-        rate = _staircase(values, [math.ceil(i * total_steps / n) for i in range(1, n)])
+        rate = _staircase(values, _dexp_drops(spec, total_steps))
     else:
         rate = _staircase([start], [])
-    warmup_steps = round(spec.warmup_epochs * steps_per_epoch)
+    (warmup_steps,) = _to_steps([spec.warmup_epochs], steps_per_epoch)
     if not warmup_steps:
         return rate
     return lambda step: rate(step) * jnp.minimum(1.0, (step + 1) / warmup_steps)
+
+
+def rate_change(
+    spec: OptimSpec, *, steps_per_epoch: int, total_steps: tuple[int, int], start: int
+) -> tuple[int, float, float] | None:
+    """Finds where another length changes the learning rate of a run.
+
+    Args:
+        spec: the run's update rule; of its schedules only 'dexp' goes by the run's length.
+        steps_per_epoch: likewise.
+        total_steps: the run's length before and now.
+        start: steps that the run has made.
+
+    Returns:
+        The first step (from 0, at or after `start`) whose rate differs, the rate that it would
+        have had, and the rate that it has now; None where no rate changes.
+    """
+    before, now = (
+        make_schedule(spec, steps_per_epoch=steps_per_epoch, total_steps=total)
+        for total in total_steps
+    )
+    drops = {drop for total in total_steps for drop in _dexp_drops(spec, total)}
+    for step in sorted({start, *drops}):
+        rates = float(before(step)), float(now(step))
+        if step >= start and rates[0] != rates[1]:
+            return step, *rates
+    return None
+
+
+def _dexp_drops(spec: OptimSpec, total_steps: int) -> list[int]:
+    """The first step of each stretch of 'dexp' but the first."""
+    return [math.ceil(i * total_steps / spec.dexp_steps) for i in range(1, spec.dexp_steps)]
 
 
 class VelocityState(NamedTuple):
@@ -243,8 +277,8 @@ _ENTRIES = {
 }
 
 
-def check(spec: OptimSpec, num_epochs: float, layer_names: Sequence[str]) -> None:
-    """Raises UserError, one line, for a spec that a run of this length and net cannot mean."""
+def check(spec: OptimSpec, layer_names: Sequence[str]) -> None:
+    """Raises UserError, one line, for a spec that no run of a net with these layers can mean."""
     choose(spec.optimizer, OPTIMIZERS, "optim.optimizer")
     choose(spec.schedule, SCHEDULES, "optim.schedule")
     choose(spec.bias_schedule, BIAS_SCHEDULES, "optim.bias_schedule")
@@ -253,13 +287,13 @@ def check(spec: OptimSpec, num_epochs: float, layer_names: Sequence[str]) -> Non
             raise UserError(f"optim.{field} is {getattr(spec, field)}: it must be {low} or more")
     if not 0 <= spec.momentum < 1:
         raise UserError(f"optim.momentum is {spec.momentum}: it must be at least 0 and below 1")
-    _check_epochs("optim.warmup_epochs", (spec.warmup_epochs,), num_epochs)
+    _check_epochs("optim.warmup_epochs", (spec.warmup_epochs,))
     if spec.schedule == "epochs":
         if not spec.drop_epochs:
             raise UserError("optim.schedule='epochs' drops nowhere: list epochs in drop_epochs")
-        _check_epochs("optim.drop_epochs", spec.drop_epochs, num_epochs)
+        _check_epochs("optim.drop_epochs", spec.drop_epochs)
     if spec.bias_schedule == "epochs":
-        _check_epochs("optim.bias_drop_epochs", spec.bias_drop_epochs, num_epochs)
+        _check_epochs("optim.bias_drop_epochs", spec.bias_drop_epochs)
     for field, form in _ENTRIES.items():
         for entry in getattr(spec, field):
             if not isinstance(entry, tuple | list) or len(entry) != len(form):
@@ -269,12 +303,30 @@ def check(spec: OptimSpec, num_epochs: float, layer_names: Sequence[str]) -> Non
                 raise UserError(f"optim.{field} holds {entry!r}: {form[1]} must be 0 or more")
     for layer in layer_names:
         epochs = [epoch for name, _, epoch in spec.layer_rates if name == layer]
-        _check_epochs(f"optim.layer_rates of {layer}", epochs, num_epochs)
+        _check_epochs(f"optim.layer_rates of {layer}", epochs)
 
 
-def _check_epochs(field: str, epochs: Sequence[float], num_epochs: float) -> None:
+def unreached(spec: OptimSpec, num_epochs: float) -> list[str]:
+    """Lists what a spec says of epochs at or after the end of a run of `num_epochs`.
+
+    Such entries change nothing, so that any configuration can be run for fewer epochs.
+    """
+    dated = [("optim.drop_epochs", epoch) for epoch in spec.drop_epochs]
+    if spec.schedule != "epochs":
+        dated = []
+    if spec.bias_schedule == "epochs":
+        dated += [("optim.bias_drop_epochs", epoch) for epoch in spec.bias_drop_epochs]
+    dated += [(f"optim.layer_rates of {layer}", epoch) for layer, _, epoch in spec.layer_rates]
+    late = {}
+    for field, epoch in dated:
+        if epoch >= num_epochs:
+            late.setdefault(field, []).append(f"{epoch:g}")
+    return [f"{field} at {', '.join(epochs)}" for field, epochs in late.items()]
+
+
+def _check_epochs(field: str, epochs: Sequence[float]) -> None:
     for epoch in epochs:
-        if not (isinstance(epoch, int | float) and 0 <= epoch < num_epochs):
-            raise UserError(f"{field}: epoch {epoch!r} is outside the run of {num_epochs} epochs")
+        if not (isinstance(epoch, int | float) and 0 <= epoch < math.inf):
+            raise UserError(f"{field}: {epoch!r} is no epoch: write numbers from 0")
     if any(later <= epoch for epoch, later in itertools.pairwise(epochs)):
         raise UserError(f"{field} {tuple(epochs)}: the epochs must increase")

@@ -2,6 +2,8 @@
 
 import collections
 import contextlib
+import dataclasses
+import json
 import math
 import os
 import signal
@@ -14,8 +16,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from alexnet_jax import console, data, distributed, optim
-from alexnet_jax.assemble import Run, assemble, resolve
-from alexnet_jax.config import check_same_run, flatten
+from alexnet_jax.assemble import Run, assemble, beyond_the_end, resolve
+from alexnet_jax.config import NEVER, check_same_run, flatten, read_config
 from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate
@@ -54,32 +56,72 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
         size = config.data.image_size
         console.layer_table(run.model, (size, size, 3), enabled=first)
         saved = checkpoint.open_checkpoints(workdir, keep=config.keep_checkpoints)
-        state, history = _restore_or_start(run, saved, first)
+        state, history = _restore_or_start(run, saved, workdir)
+        if distributed.any_process(first and _has_ended(run, workdir, int(state.step))):
+            _say(f"the run has ended: {workdir / 'result.json'} stays as it is")
+            return 0
         if first:
+            _say_changes(run, workdir, int(state.step))
             metrics.write_json(workdir / "config.json", resolved.to_dict())
             pretrained.write_recipe(workdir, run)
         writer = metrics.open_writer(workdir, resume_step=int(state.step), enabled=first)
         stack.callback(_close, writer, config)
         writer.text("config", f"```\n{resolved}\n```")
-        return _loop(run, workdir, state, history, saved, writer, provenance)
+        progress = console.Progress(
+            run.total_steps, config.batch_size, start_step=int(state.step), enabled=first
+        )
+        watching = watch.make_watch(run.model, run.layout)
+        session = Session(run, workdir, saved, writer, progress, watching)
+        state, history, stopped_by = _loop(session, state, history)
+        return _end(session, state, history, stopped_by, provenance)
 
 
-def _restore_or_start(run: Run, saved: checkpoint.Checkpoints, first: bool):
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What one start of a run works with, beside the training state.
+
+    Attributes:
+        run: what the configuration describes.
+        workdir: the run's directory.
+        saved: its checkpoints.
+        writer: its metrics, of which process 0 writes all.
+        progress: how far it is, on the screen.
+        watching: what TensorBoard shows of the net.
+    """
+
+    run: Run
+    workdir: Path
+    saved: checkpoint.Checkpoints
+    writer: metrics.Writer
+    progress: console.Progress
+    watching: watch.Watch
+
+
+def _say(line: str) -> None:
+    console.say(line, enabled=jax.process_index() == 0)
+
+
+# Before the first step
+
+
+def _restore_or_start(run: Run, saved: checkpoint.Checkpoints, workdir: Path):
     """The state to go on from, and the last and best evaluation before it."""
-
-    def log(line):
-        console.say(line, enabled=first)
-
     abstract = run.abstract_state()
-    restored = checkpoint.restore_latest(saved, abstract.params, _rest(abstract), log)
+    restored = checkpoint.restore_latest(saved, abstract.params, _rest(abstract), _say)
     if restored is None:
-        log("initialising the parameters")
+        _say("initialising the parameters")
         state = run.fresh_state()
         if path := run.config.init_from:
-            state = state.replace(params=pretrained.begin_from(path, run, state.params, log))
+            state = state.replace(params=pretrained.begin_from(path, run, state.params, _say))
         return state, {"last": None, "best": None}
     params, rest, meta = restored
-    log(f"goes on from step {meta['step']} of {run.total_steps}")
+    step = meta["step"]
+    if step > run.total_steps:
+        raise UserError(
+            f"the run in {workdir} has made {step} steps, and was asked to end after "
+            f"{run.total_steps}: raise num_epochs or num_train_steps, or choose another --workdir"
+        )
+    _say(f"goes on from step {step} of {run.total_steps}")
     history = meta["history"]
     nonfinite = jnp.int32(history.pop("nonfinite", 0))  # earlier checkpoints lack it
     nonfinite = jax.device_put(nonfinite, run.layout.replicated())
@@ -91,102 +133,163 @@ def _rest(state: TrainState) -> dict:
     return {name: x for name, x in vars(state).items() if name != "nonfinite"} | {"params": {}}
 
 
-def _loop(
-    run: Run, workdir, state: TrainState, history: dict, saved, writer, provenance: dict
-) -> int:
-    first = jax.process_index() == 0
-    config, per_epoch, total = run.config, run.steps_per_epoch, run.total_steps
-    step = int(state.step)
-    progress = console.Progress(total, config.batch_size, start_step=step, enabled=first)
+def _has_ended(run: Run, workdir: Path, step: int) -> bool:
+    """Whether result.json holds the result of all the steps that were asked for."""
+    try:
+        final = json.loads((workdir / "result.json").read_text())["final"]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return step == run.total_steps == final
+
+
+def _say_changes(run: Run, workdir: Path, step: int) -> None:
+    """Says what another length changes, and what the run is too short for."""
+    for line in beyond_the_end(run):
+        _say(line)
+    if step == 0:
+        return
+    epochs = read_config(workdir).num_epochs, run.config.num_epochs
+    change = optim.rate_change(
+        run.optim,
+        steps_per_epoch=run.steps_per_epoch,
+        total_steps=tuple(run.steps_per_epoch * each for each in epochs),
+        start=step,
+    )
+    if change:
+        start, before, now = change
+        _say(
+            f"as num_epochs is now {epochs[1]} and was {epochs[0]}, the learning rate of "
+            f"optim.schedule='{run.optim.schedule}' changes: from step {start + 1} on it is "
+            f"{now:.4g} instead of {before:.4g}"
+        )
+
+
+# The loop
+
+
+@dataclasses.dataclass(frozen=True)
+class Due:
+    """What is to be done after a step."""
+
+    log: bool
+    evaluate: bool
+    end_epoch: bool
+    save: bool
+
+
+def _due(run: Run, step: int) -> Due:
+    """What is due after `step` steps. At the end of the run all is."""
+    config, end = run.config, step == run.total_steps
+    epoch_ends = step % run.steps_per_epoch == 0
+
+    def every(steps: int) -> bool:
+        if steps == NEVER:
+            return end
+        return end or (step % steps == 0 if steps else epoch_ends)
+
+    return Due(
+        log=every(_log_steps(run)),
+        # The plateau schedule counts the evaluations at the ends of epochs: it needs them all.
+        evaluate=every(config.eval_every_steps) or (epoch_ends and run.optim.schedule == "plateau"),
+        end_epoch=end or epoch_ends,
+        save=every(config.checkpoint_every_steps),
+    )
+
+
+def _log_steps(run: Run) -> int:
+    """Steps from one logged step to the next: at most an epoch."""
+    return min(run.config.log_every_steps, run.steps_per_epoch)
+
+
+def _loop(session: Session, state: TrainState, history: dict):
+    """Trains to the end or until a signal.
+
+    Returns:
+        The state, the last and best evaluation, and the signal's name, None at the end.
+    """
+    run, step = session.run, int(state.step)
     batches = data.train_batches(
         run.data,
-        seed=config.seed,
-        batch_size=config.batch_size,
+        seed=run.config.seed,
+        batch_size=run.config.batch_size,
         start_step=step,
         shardings=run.layout.batch_shardings(),
     )
-    watching = watch.make_watch(run.model, run.layout)
     dispatched = collections.deque()  # (step, batch, sums), the oldest first
-
-    def due(every_steps: int) -> bool:
-        return step % (every_steps or per_epoch) == 0 or step == total
-
-    def wait(ahead: int) -> None:
-        """Until all steps but the last `ahead` are done; ends the run if one was not finite."""
-        while len(dispatched) > ahead:
-            oldest, batch, sums = dispatched.popleft()
-            if not sums["finite"] and config.on_nonfinite == "stop":
-                _stop_at_nonfinite(workdir, oldest, batch, sums, state.key, saved)
-
-    with progress, _stop_on_signal() as stop:
-        stopping = False
-        while step < total and not stopping:
+    stopping = False
+    with session.progress, _stop_on_signal() as stop:
+        while step < run.total_steps and not stopping:
             batch = next(batches)
             state, sums = run.train_step(state, batch)
             step += 1
             dispatched.append((step, batch, sums))
-            wait(ahead=STEPS_AHEAD)
-            progress.advance(step)
-
-            if due(config.log_every_steps):
-                wait(ahead=0)
-                values = _mean(state.since_log)
-                values["images_per_second"] = progress.update(step, values["loss"])
-                values["learning_rate"] = float(run.schedule(step - 1) * state.plateau.scale)
-                if skipped := int(state.nonfinite):
-                    values["skipped"] = skipped
-                norms = watching.norms(state.params, state.opt_state)
-                with _save_errors(config):
-                    writer.write(step, step / per_epoch, "train", values)
-                    writer.scalars(step, jax.device_get(norms))
-                state = state.replace(since_log=run.zero_sums())
+            session.progress.advance(step)
+            due = _due(run, step)
             # Read once: a signal may come at any instant. Several processes, of which it may have
             # reached only one, agree where they wait for each other anyway.
-            if jax.process_count() == 1 or due(config.log_every_steps):
+            if jax.process_count() == 1 or due.log:
                 stopping = distributed.any_process(bool(stop))
-            if due(config.eval_every_steps):
-                wait(ahead=0)
-                with progress.paused():
-                    state, history = _evaluate(run, state, step, history, writer)
-            if due(every_steps=0):
-                wait(ahead=0)
-                trained = _mean(state.since_epoch)
-                kernels = jax.device_get(watching.kernels(state.params))
-                with _save_errors(config):
-                    writer.image("conv1", watch.kernel_grid(kernels, run.model.towers), step)
-                state = state.replace(since_epoch=run.zero_sums())
-                _say_epoch(run, step, trained, history["last"], progress, first)
-            if due(config.checkpoint_every_steps) or stopping:
-                wait(ahead=0)
-                with progress.paused():
-                    _save(run, saved, writer, step, state, history)
+            nothing = not stopping and not any(dataclasses.astuple(due))
+            _wait(session, dispatched, state.key, ahead=STEPS_AHEAD if nothing else 0)
+            if due.log:
+                state = _log(session, state, step)
+            if due.evaluate:
+                with session.progress.paused():
+                    state, history = _evaluate(session, state, step, history)
+            if due.end_epoch:
+                state = _end_epoch(session, state, step, history["last"])
+            if due.save or stopping or _keeps_as_best(run, step, history["best"]):
+                with session.progress.paused():
+                    _save(session, state, step, history)
+    return state, history, (stop[0] if stop else "a signal") if step < run.total_steps else None
 
-        if step == total and (history["last"] or {}).get("step") != step:
-            # A run that had ended, and was made shorter or longer since.
-            state, history = _evaluate(run, state, step, history, writer)
-    with _save_errors(config):
-        checkpoint.finish(saved)
-    if step < total:
-        last = max(checkpoint.steps(workdir), default=0)
-        console.say(
-            f"stopped by {stop[0] if stop else 'a signal'} at step {step} of {total}; "
-            f"the same command goes on from step {last}, which is saved",
-            enabled=first,
-        )
-        return os.EX_TEMPFAIL
-    if first:
-        result = {
-            "final": history["last"],
-            "best": history["best"],
-            "epochs": step / per_epoch,
-            "images_per_second": progress.images_per_second,
-            "skipped_steps": int(state.nonfinite),
-            "bad_images": {split: len(bad) for split, bad in sorted(run.data.bad.items())},
-            "seed": config.seed,
-            **provenance,
-        }
-        _write_result(run, workdir, result)
-    return 0
+
+def _wait(session: Session, dispatched: collections.deque, key, ahead: int) -> None:
+    """Until all steps but the last `ahead` are done; ends the run if one was not finite."""
+    while len(dispatched) > ahead:
+        step, batch, sums = dispatched.popleft()
+        if not sums["finite"] and session.run.config.on_nonfinite == "stop":
+            _stop_at_nonfinite(session, step, batch, sums, key)
+
+
+def _log(session: Session, state: TrainState, step: int) -> TrainState:
+    """Records the mean of the training sums since the last logged step, and begins them anew."""
+    run, writer = session.run, session.writer
+    values = _mean(state.since_log)
+    values["images_per_second"] = session.progress.update(step, values["loss"])
+    values["learning_rate"] = float(run.schedule(step - 1) * state.plateau.scale)
+    if skipped := int(state.nonfinite):
+        values["skipped"] = skipped
+    norms = session.watching.norms(state.params, state.opt_state)
+    with _save_errors(run.config):
+        writer.write(step, step / run.steps_per_epoch, "train", values)
+        writer.scalars(step, jax.device_get(norms))
+    if step % _log_steps(run):  # the run ends here, and may be made longer
+        return state
+    return state.replace(since_log=run.zero_sums())
+
+
+def _end_epoch(session: Session, state: TrainState, step: int, last: dict | None) -> TrainState:
+    """Says how the epoch went, and begins its sums anew."""
+    run = session.run
+    trained = _mean(state.since_epoch)
+    kernels = jax.device_get(session.watching.kernels(state.params))
+    with _save_errors(run.config):
+        session.writer.image("conv1", watch.kernel_grid(kernels, run.model.towers), step)
+    line = console.epoch_line(
+        -(-step // run.steps_per_epoch),
+        -(-run.total_steps // run.steps_per_epoch),
+        step,
+        trained,
+        last if last and last["step"] == step else None,
+        session.progress.images_per_second or None,
+        split=run.eval_split_name,
+        num_classes=run.model.num_classes,
+    )
+    _say(line)
+    if step % run.steps_per_epoch:  # the run ends in the middle of it, and may be made longer
+        return state
+    return state.replace(since_epoch=run.zero_sums())
 
 
 def _mean(sums: dict) -> dict[str, float]:
@@ -196,7 +299,7 @@ def _mean(sums: dict) -> dict[str, float]:
     return metrics.summarize(sums)
 
 
-def _stop_at_nonfinite(workdir: Path, step: int, batch: dict, sums: dict, key, saved) -> None:
+def _stop_at_nonfinite(session: Session, step: int, batch: dict, sums: dict, key) -> None:
     """Ends the run, whose last checkpoint stays; WORKDIR/nonfinite/STEP.npz says what came in.
 
     The file has the batch's ids, labels, crops and mask, the key that the step split, its loss,
@@ -206,45 +309,60 @@ def _stop_at_nonfinite(workdir: Path, step: int, batch: dict, sums: dict, key, s
     arrays = {name: multihost_utils.process_allgather(batch[name], tiled=True) for name in names}
     arrays["key"] = jax.random.key_data(jax.random.fold_in(key, step - 1))
     arrays["loss"] = sums["loss"] / jnp.maximum(sums["count"], 1)
-    checkpoint.finish(saved)
-    last = max(checkpoint.steps(workdir), default=0)
-    where = workdir / "nonfinite" / f"{step}.npz"
+    with _save_errors(session.run.config):
+        checkpoint.finish(session.saved)
+    last = max(checkpoint.steps(session.workdir), default=0)
+    where = session.workdir / "nonfinite" / f"{step}.npz"
+    reason = ""
     if jax.process_index() == 0:
-        cache.write(where, jax.device_get(arrays), {"step": step, "replay_from": last})
+        try:
+            cache.store(where, jax.device_get(arrays), {"step": step, "replay_from": last})
+        except OSError as error:
+            reason = f" ({error.strerror or error})"
+    written = f"its batch is in {where}"
+    if distributed.any_process(bool(reason)):
+        written = f"its batch could not be written to {where}{reason}"
     raise UserError(
         f"step {step} is not finite in its loss, gradient or update (loss "
-        f"{float(arrays['loss']):g}): its batch is in {where}, and the same command replays it "
+        f"{float(arrays['loss']):g}): {written}, and the same command replays it "
         f"from step {last}; lower optim.learning_rate in a new --workdir, or set "
         "--config.on_nonfinite=skip"
     )
 
 
-def _evaluate(run: Run, state: TrainState, step: int, history: dict, writer):
-    """Evaluates, records it, and lets the plateau schedule act on the error."""
+def _evaluate(session: Session, state: TrainState, step: int, history: dict):
+    """Evaluates, records it, and lets the plateau schedule act on the error at an epoch's end."""
+    run = session.run
     result = evaluate(run, state.params)
     epoch = step / run.steps_per_epoch
     with _save_errors(run.config):
-        writer.write(step, epoch, run.eval_split_name, result)
+        session.writer.write(step, epoch, run.eval_split_name, result)
     last = {"step": step, "epoch": epoch, **result}
     best = history["best"]
     if best is None or last["top1_error"] <= best["top1_error"]:
         best = last
-    if run.optim.schedule == "plateau":
+    if run.optim.schedule == "plateau" and step % run.steps_per_epoch == 0:
         plateau = optim.update_plateau(state.plateau, result["top1_error"], run.optim)
         state = state.replace(plateau=jax.device_put(plateau, run.layout.replicated()))
     return state, {"last": last, "best": best}
 
 
-def _save(run: Run, saved, writer, step: int, state: TrainState, history: dict) -> None:
+def _keeps_as_best(run: Run, step: int, best: dict | None) -> bool:
+    """Whether the net of this step is the best so far, to be saved whatever the cadence."""
+    found = best is not None and best["step"] == step
+    return found and run.config.checkpoint_every_steps != NEVER
+
+
+def _save(session: Session, state: TrainState, step: int, history: dict) -> None:
     """Saves all that decides the rest of the run, once the metrics up to here are on the disk."""
     last = history["last"]
     error = last["top1_error"] if last and last["step"] == step else None
     meta = {"history": history | {"nonfinite": int(state.nonfinite)}}
-    with _save_errors(run.config):
-        checkpoint.finish(saved)  # where the last save failed, this one may not
-    with _save_errors(run.config):
-        writer.sync()
-        checkpoint.save(saved, step, state.params, _rest(state), meta, error)
+    with _save_errors(session.run.config):
+        checkpoint.finish(session.saved)  # where the last save failed, this one may not
+    with _save_errors(session.run.config):
+        session.writer.sync()
+        checkpoint.save(session.saved, step, state.params, _rest(state), meta, error)
 
 
 @contextlib.contextmanager
@@ -263,15 +381,40 @@ def _close(writer: metrics.Writer, config: ConfigDict) -> None:
         writer.close()
 
 
-def _say_epoch(run: Run, step: int, trained: dict, last: dict | None, progress, first) -> None:
-    epoch = -(-step // run.steps_per_epoch)
-    num_epochs = -(-run.total_steps // run.steps_per_epoch)
-    evaluated = last if last and last["step"] == step else None
-    rate = progress.images_per_second
-    line = console.epoch_line(
-        epoch, num_epochs, step, trained, evaluated, rate, split=run.eval_split_name
-    )
-    console.say(line, enabled=first)
+# After the last step
+
+
+def _end(
+    session: Session, state: TrainState, history: dict, stopped_by: str | None, provenance: dict
+) -> int:
+    """Waits for what is being saved and writes result.json; returns the exit status."""
+    run, step = session.run, int(state.step)
+    if stopped_by is None and (history["last"] or {}).get("step") != step:
+        # The run was made to end where it had been stopped, without an evaluation.
+        state, history = _evaluate(session, state, step, history)
+    with _save_errors(run.config):
+        checkpoint.finish(session.saved)
+    if stopped_by:
+        last = max(checkpoint.steps(session.workdir), default=0)
+        _say(
+            f"stopped by {stopped_by} at step {step} of {run.total_steps}; "
+            f"the same command goes on from step {last}, which is saved"
+        )
+        return os.EX_TEMPFAIL
+    if jax.process_index() == 0:
+        kept = checkpoint.best_step(session.workdir) == history["best"]["step"]
+        result = {
+            "final": history["last"],
+            "best": history["best"] | {"kept": kept},
+            "epochs": step / run.steps_per_epoch,
+            "images_per_second": session.progress.images_per_second or None,
+            "skipped_steps": int(state.nonfinite),
+            "bad_images": {split: len(bad) for split, bad in sorted(run.data.bad.items())},
+            "seed": run.config.seed,
+            **provenance,
+        }
+        _write_result(run, session.workdir, result)
+    return 0
 
 
 def _write_result(run: Run, workdir: Path, result: dict) -> None:
@@ -282,10 +425,13 @@ def _write_result(run: Run, workdir: Path, result: dict) -> None:
         console.say(f"steps left out as not finite: {result['skipped_steps']}")
     for name in ("final", "best"):
         value = result[name]
-        console.say(
-            f"{name}: step {value['step']}  {run.eval_split_name} loss {value['loss']:.4f}  "
-            f"top-1 error {value['top1_error']:.2f}%  top-5 error {value['top5_error']:.2f}%"
-        )
+        errors = console.errors(value, run.model.num_classes)
+        console.say(f"{name}: step {value['step']}  {run.eval_split_name} {errors}")
+    if not result["best"]["kept"]:
+        taken = checkpoint.best_step(workdir)
+        instead = "none is saved" if taken is None else f"evaluate and classify take step {taken}"
+        step = result["best"]["step"]
+        console.say(f"no checkpoint of step {step} is kept as the best: {instead}")
     metrics.write_json(workdir / "result.json", result)
     console.say(f"result: {workdir / 'result.json'}")
 

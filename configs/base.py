@@ -13,9 +13,9 @@ def get_config() -> ConfigDict:
     config.num_epochs = 90  # passes over the training set (paper, section 5: "roughly 90")
     config.num_train_steps = 0  # ends the run at this step; 0: after num_epochs
     config.init_from = ""  # a run or import_weights' --out whose weights it begins with; '': none
-    config.log_every_steps = 100  # steps between lines of training loss and errors
-    config.eval_every_steps = 0  # steps between evaluations; 0: at the end of each epoch
-    config.checkpoint_every_steps = 0  # steps between checkpoints; 0: at the end of each epoch
+    config.log_every_steps = 100  # steps between lines of training loss; at most an epoch
+    config.eval_every_steps = 0  # steps between evaluations; 0: an epoch; -1: only at the end
+    config.checkpoint_every_steps = 0  # steps between checkpoints; 0: an epoch; -1: only at the end
     config.keep_checkpoints = 3  # newest checkpoints kept, beside the best
     config.on_nonfinite = "stop"  # at a loss or gradient that isn't finite; or 'skip' that step
     config.on_save_error = "stop"  # where nothing can be saved; or 'continue' without

@@ -6,6 +6,7 @@ A run takes about a minute of one CPU core: a hundred of them, with seeds, are a
 experiments/sweeps/ for the variants and experiments/ledger.md for what came out.
 """
 
+from alexnet_jax.config import NEVER
 from configs import base
 
 STEPS_PER_EPOCH = 147  # of 9,469 images in batches of 64
@@ -19,7 +20,7 @@ def get_config():
     config.log_every_steps = STEPS_PER_EPOCH // 3
     config.eval_every_steps = 3 * STEPS_PER_EPOCH
     # Only the end is kept: a save each epoch would cost a tenth of the run.
-    config.checkpoint_every_steps = 1000 * STEPS_PER_EPOCH
+    config.checkpoint_every_steps = NEVER
     config.keep_checkpoints = 1
 
     config.data.name = "imagenette/160px-v2"

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.assemble import make_model, resolve
 from alexnet_jax.bench_layers import layer_flops
-from alexnet_jax.config import flatten, load_config
+from alexnet_jax.config import NEVER, flatten, load_config
 from alexnet_jax.errors import UserError, choose, nearest
 from alexnet_jax.models import AlexNet
 
@@ -271,9 +271,10 @@ def cost(config: ConfigDict) -> float | None:
     evaluated = examples[1] * _share(config.data.eval_split)
     steps = config.num_train_steps or config.num_epochs * (train // config.batch_size)
     every = config.eval_every_steps or train // config.batch_size
+    evaluations = 1 if every == NEVER else steps // every + 1
     size = config.data.image_size
     forward = forward_flops(make_model(config, num_classes=10), size)
-    return forward * (3 * steps * config.batch_size + (steps // every + 1) * evaluated)
+    return forward * (3 * steps * config.batch_size + evaluations * evaluated)
 
 
 @functools.cache

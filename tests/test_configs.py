@@ -33,7 +33,9 @@ def test_every_configuration_has_the_fields_of_the_base_and_fits_its_net(name):
     size = config.data.image_size
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.numpy.zeros((1, size, size, 3)))
     layers = list(shapes["params"])
-    optim.check(optim.OptimSpec(**config.optim), config.num_epochs, layers)
+    spec = optim.OptimSpec(**config.optim)
+    optim.check(spec, layers)
+    assert optim.unreached(spec, config.num_epochs) == []
     if name in PARAMETERS:
         assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name]
 

@@ -33,10 +33,6 @@ CASES = {
     "unknown net": (["--config.model.name=alexnett"], "alexnet"),
     "unknown activation": (["--config.model.activation=rely"], "model.activation"),
     "unknown schedule": (["--config.optim.schedule=epoch"], "did you mean 'epochs'"),
-    "epochs past the end": (
-        ["--config.optim.schedule=epochs", "--config.optim.drop_epochs=(50,)"],
-        "outside the run of 3 epochs",
-    ),
     "batch too large": (["--config.batch_size=320"], "more than the 32 training examples"),
     "batch that doesn't divide": (
         ["--config.batch_size=12", "--config.mesh.data=8"],

@@ -1,6 +1,9 @@
 """The update rule against hand computation, rates by step, the plateau, and what bad input gets."""
 
+import dataclasses
+import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,8 @@ from alexnet_jax.optim import (
     init_plateau,
     make_optimizer,
     make_schedule,
+    rate_change,
+    unreached,
     update_plateau,
 )
 
@@ -218,7 +223,9 @@ def test_rate_by_step(fields, expected):
 
 def test_logged_runs_change_rates_where_the_source_logged_it():
     for run in LOGGED_RUNS.values():
-        check(OptimSpec(**run["optim"]), run["num_epochs"], LAYERS)
+        spec = OptimSpec(**run["optim"])
+        check(spec, LAYERS)
+        assert unreached(spec, run["num_epochs"]) == []
     run = LOGGED_RUNS["145"]
     assert (run["noise_until_epoch"], run["num_epochs"]) == (67, 91)
     stretches = [(25, 1e-2), (26, 1e-3), (16, 1e-4), (5, 1e-5), (19, 0.0)]
@@ -317,20 +324,16 @@ def test_plateau_goes_on_exactly_from_a_checkpoint(tmp_path):
         ({"dexp_steps": 1}, "optim.dexp_steps is 1: it must be 2 or more"),
         ({"momentum": 1.0}, "optim.momentum is 1.0"),
         ({"schedule": "epochs"}, "list epochs in drop_epochs"),
-        ({"schedule": "epochs", "drop_epochs": (20, 90)}, "epoch 90 is outside the run of 90"),
-        ({"schedule": "epochs", "drop_epochs": (20, -1)}, "epoch -1 is outside the run"),
+        ({"schedule": "epochs", "drop_epochs": (20, -1)}, "optim.drop_epochs: -1 is no epoch"),
         ({"schedule": "epochs", "drop_epochs": (50, 20)}, "(50, 20): the epochs must increase"),
-        ({"schedule": "epochs", "drop_epochs": ("20",)}, "epoch '20' is outside the run"),
-        (
-            {"bias_schedule": "epochs", "bias_drop_epochs": (95,)},
-            "optim.bias_drop_epochs: epoch 95",
-        ),
-        ({"warmup_epochs": 100}, "optim.warmup_epochs: epoch 100 is outside"),
+        ({"schedule": "epochs", "drop_epochs": ("20",)}, "'20' is no epoch"),
+        ({"bias_schedule": "epochs", "bias_drop_epochs": (math.nan,)}, "nan is no epoch"),
+        ({"warmup_epochs": math.inf}, "optim.warmup_epochs: inf is no epoch"),
         ({"layer_rates": (("conv9", 0.1, 3),)}, "layer in optim.layer_rates 'conv9' is unknown"),
         ({"layer_rates": (("conf2", 0.1, 3),)}, "did you mean 'conv2'"),
         ({"layer_rates": (("conv1", -1, 3),)}, "multiplier must be 0 or more"),
         ({"layer_rates": ("conv1", 0.1, 3)}, "'conv1': write (layer, multiplier, from_epoch)"),
-        ({"layer_rates": (("conv1", 0.1, 99),)}, "optim.layer_rates of conv1: epoch 99"),
+        ({"layer_rates": (("conv1", 0.1, -9),)}, "optim.layer_rates of conv1: -9 is no epoch"),
         ({"layer_rates": (("conv1", 0.1, 9), ("conv1", 0, 8))}, "the epochs must increase"),
         ({"layer_decays": (("fc10", 3.0),)}, "layer in optim.layer_decays 'fc10' is unknown"),
         ({"layer_decays": (("fc8", "3"),)}, "weight_decay must be 0 or more"),
@@ -338,13 +341,38 @@ def test_plateau_goes_on_exactly_from_a_checkpoint(tmp_path):
 )
 def test_bad_specs_get_one_line(fields, line):
     with pytest.raises(UserError) as error:
-        check(OptimSpec(**fields), 90, LAYERS)
+        check(OptimSpec(**fields), LAYERS)
     assert line in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_good_specs_pass_and_fields_of_other_schedules_do_not_matter():
-    check(OptimSpec(), 1, LAYERS)
-    check(OptimSpec(schedule="plateau", drop_epochs=(95,)), 90, LAYERS)
+    check(OptimSpec(), LAYERS)
+    check(OptimSpec(schedule="plateau", drop_epochs=(95,)), LAYERS)
     rates = (("conv1", 0.1, 3), ("conv2", 0.1, 2), ("conv1", 0.0, 4))
-    check(OptimSpec(layer_rates=rates, layer_decays=(("fc8", 3.0),)), 90, LAYERS)
+    check(OptimSpec(layer_rates=rates, layer_decays=(("fc8", 3.0),)), LAYERS)
+
+
+def test_what_lies_beyond_the_end_is_listed_and_changes_nothing():
+    spec = OptimSpec(
+        **{"schedule": "epochs", "drop_epochs": (1, 2, 1e300)},
+        **{"bias_schedule": "epochs", "bias_drop_epochs": (1.5,)},
+        layer_rates=(("conv1", 0.1, 1), ("conv1", 0.0, 7)),
+    )
+    assert unreached(spec, 2) == [
+        "optim.drop_epochs at 2, 1e+300",
+        "optim.layer_rates of conv1 at 7",
+    ]
+    schedule = make_schedule(spec, steps_per_epoch=10, total_steps=20)
+    assert [round(float(schedule(step)), 6) for step in (9, 10, 19)] == [0.01, 0.001, 0.001]
+
+
+def test_another_length_changes_the_rate_of_dexp_alone():
+    spec = OptimSpec(schedule="dexp", dexp_factor=64, learning_rate=0.64, warmup_epochs=1)
+    change = functools.partial(rate_change, spec, steps_per_epoch=10, total_steps=(40, 80))
+    assert change(start=4) == (10, pytest.approx(0.16), pytest.approx(0.64))
+    assert change(start=40) == (40, pytest.approx(0.01), pytest.approx(0.04))
+    assert rate_change(spec, steps_per_epoch=10, total_steps=(40, 40), start=4) is None
+    for other in ("constant", "plateau"):
+        fields = dataclasses.replace(spec, schedule=other)
+        assert rate_change(fields, steps_per_epoch=10, total_steps=(40, 80), start=4) is None

@@ -207,7 +207,9 @@ def test_every_sweep_of_the_project_builds_its_nets_and_shares_the_baseline():
         model = make_model(config, 10)
         size = config.data.image_size
         layers = [name for name, _, count in layer_rows(model, (size, size, 3)) if count]
-        optim.check(optim.OptimSpec(**config.optim), config.num_epochs, layers)
+        spec = optim.OptimSpec(**config.optim)
+        optim.check(spec, layers)
+        assert optim.unreached(spec, config.num_epochs) == []
         assert definition.cost(config) > 0
         shared = each.variant == "baseline" and not each.sweep.variants["baseline"]
         if shared and each.sweep.claim in (2, 4, 5, 6, 7, 11, 12, 13):

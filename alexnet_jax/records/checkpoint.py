@@ -55,6 +55,7 @@ _STEP_NAME = re.compile(r"0|[1-9][0-9]*")
 _CORRUPT_NAME = re.compile(r"[0-9]+\.corrupt-[0-9]+")
 
 _NO_CHECKPOINT, _NONE_READABLE = -1, -2
+_KIND_BY_WORDS = {"uint32[2]": "threefry2x32", "uint32[4]": "rbg"}
 
 PyTree = Any
 Log = Callable[[str], None]
@@ -141,14 +142,15 @@ def save(
       params: the parameters, a pytree of `jax.Array`s, none of zero size.
       state: all else that decides the rest of the run: `jax.Array`s, PRNG keys of either kind and
         Python numbers. (A 64-bit NumPy array would come back as 32-bit without x64.)
-      meta: JSON values to keep beside them; format, step, error and versions are added.
+      meta: JSON values to keep beside them; format, step, error, versions and the kinds of the
+        PRNG keys are added.
       error: validation error that ranks the checkpoint (the lowest is kept), None if not known.
 
     Raises:
       UserError: this or the previous save could not be written (either way this one is not
         saved); the earlier ones are whole.
     """
-    reserved = {"format", "step", "error", "versions"} & meta.keys()
+    reserved = {"format", "step", "error", "versions", "key_kinds"} & meta.keys()
     if reserved:
         raise ValueError(f"meta may not hold {sorted(reserved)}: save writes them")
     if not checkpoints.verified:  # nor does Orbax know the errors of the steps before
@@ -160,6 +162,7 @@ def save(
     error = float(error) if error is not None and math.isfinite(error) else None
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     meta = {"format": FORMAT, "step": step, "error": error, "versions": versions} | meta
+    meta["key_kinds"] = _key_kinds(state)
     checkpoints.saving = step
     try:
         checkpoints.manager.save(
@@ -339,15 +342,20 @@ def restore(
       UserError: the arrays are not those of the abstract trees; the first that differ are named.
     """
     path = checkpoints.directory / str(step)
+    meta = _read_meta(path)
     params = _restore_item(path, "params", abstract_params)
-    state = _restore_item(path, "state", abstract_state)
-    return params, state, _read_meta(path)
+    state = _restore_item(path, "state", abstract_state, meta)
+    return params, state, meta
 
 
-def _restore_item(path: Path, item: str, abstract: PyTree) -> PyTree:
+def _restore_item(
+    path: Path, item: str, abstract: PyTree, meta: dict[str, Any] | None = None
+) -> PyTree:
     handler = ocp.StandardCheckpointHandler()
     try:
         saved = handler.metadata(epath.Path(path / item)).tree
+        if meta is not None:
+            abstract = _with_saved_keys(saved, abstract, meta.get("key_kinds", {}))
         _check_shapes(path, item, saved, abstract)
         with ocp.Checkpointer(handler) as checkpointer:
             return checkpointer.restore(path / item, args=ocp.args.StandardRestore(abstract))
@@ -355,6 +363,42 @@ def _restore_item(path: Path, item: str, abstract: PyTree) -> PyTree:
         raise
     except Exception as error:  # whatever Orbax makes of files that are whole, yet not its own
         raise UserError(f"cannot restore {path / item}: {_reason(error)}") from error
+
+
+def _key_kinds(tree: PyTree) -> dict[str, str]:
+    """Path of each typed PRNG key → the name of its generator, such as 'threefry2x32'."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): str(jax.random.key_impl(leaf))
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        if _is_key(leaf)
+    }
+
+
+def _with_saved_keys(saved: PyTree, abstract: PyTree, kinds: dict[str, str]) -> PyTree:
+    """`abstract` with the generators that its PRNG keys were saved with.
+
+    A run goes on with its own generator, whatever JAX_DEFAULT_PRNG_IMPL is by then. Checkpoints
+    that don't name their `kinds` tell them by the number of words that a key has.
+    """
+    shapes = _shapes(saved)
+
+    def as_saved(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not _is_key(leaf) or name not in shapes:
+            return leaf
+        kind = kinds.get(name)
+        if kind is None and shapes[name] == _shapes({name: leaf})[name]:
+            return leaf
+        kind = kind or _KIND_BY_WORDS.get(shapes[name], "threefry2x32")
+        key = jax.eval_shape(lambda: jax.random.key(0, impl=kind))
+        return jax.ShapeDtypeStruct(leaf.shape, key.dtype, sharding=leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(as_saved, abstract)
+
+
+def _is_key(leaf) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def _check_shapes(path: Path, item: str, saved: PyTree, abstract: PyTree) -> None:
@@ -377,9 +421,9 @@ def _shapes(tree: PyTree) -> dict[str, str]:
     """Path of each array → its dtype and shape; a PRNG key counts as the words it is stored in."""
     shapes = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
-            leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, dtype))
+        if _is_key(leaf):
+            leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
         if hasattr(leaf, "shape") and not isinstance(leaf, ocp.metadata.value.ScalarMetadata):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             shapes[name] = f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
@@ -392,9 +436,15 @@ def _shapes(tree: PyTree) -> dict[str, str]:
 def restore_params(
     workdir: str | os.PathLike, abstract_params: PyTree, step: int | str | None = None
 ) -> tuple[PyTree, dict[str, Any]]:
-    """Restores the parameters of the step `step`, of the 'best', or of the latest (None) alone.
+    """Restores the parameters alone of a step of the run in `workdir`.
 
     Reads only: a damaged checkpoint is an error and stays where it is.
+
+    Args:
+      workdir: the run's directory.
+      abstract_params: see `restore`.
+      step: a saved step; None, the latest; or 'best', the one of lowest validation error, which
+        is the latest where none has an error.
 
     Returns:
       The parameters, placed as `abstract_params` says (see `restore`), and the meta.
@@ -402,14 +452,7 @@ def restore_params(
     Raises:
       UserError: there is no such checkpoint, it is damaged, of a later format or of another net.
     """
-    if step == "best":
-        step = best_step(workdir)
-        if step is None:
-            raise UserError(
-                f"no checkpoint in {_directory(workdir)} has a validation error yet: "
-                f"name a step, of {_listing(steps(workdir))}"
-            )
-    path = _step_path(workdir, step)
+    path = _step_path(workdir, best_step(workdir) if step == "best" else step)
     _require_whole(path, ("params", "meta"))
     return _restore_item(path, "params", abstract_params), _read_meta(path)
 
@@ -422,10 +465,14 @@ def steps(workdir: str | os.PathLike) -> list[int]:
 
 
 def best_step(workdir: str | os.PathLike) -> int | None:
-    """The step of lowest validation error, the later one of equals; None where none has one."""
-    errors = {step: read_meta(workdir, step).get("error") for step in steps(workdir)}
+    """The step of lowest validation error, the later one of equals.
+
+    Where none has an error it is the latest; None where nothing is saved.
+    """
+    saved = steps(workdir)
+    errors = {step: read_meta(workdir, step).get("error") for step in saved}
     errors = {step: error for step, error in errors.items() if isinstance(error, float)}
-    return min(errors, key=lambda step: (errors[step], -step), default=None)
+    return min(errors, key=lambda step: (errors[step], -step), default=max(saved, default=None))
 
 
 def read_meta(workdir: str | os.PathLike, step: int | None = None) -> dict[str, Any]:

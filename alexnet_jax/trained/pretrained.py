@@ -167,9 +167,8 @@ def _open_run(workdir: Path, step: int | None) -> Pretrained:
     class_names = tuple(meta.pop("class_names"))
     recipe = Recipe(**arrays, **meta)
     model = make_model(config, len(class_names))
-    if step is None:
-        step = checkpoint.best_step(workdir)
-    params, _ = checkpoint.restore_params(workdir, _abstract(model, recipe.image_size), step)
+    abstract = _abstract(model, recipe.image_size)
+    params, _ = checkpoint.restore_params(workdir, abstract, "best" if step is None else step)
     return Pretrained(model, params, recipe, class_names, recipe)
 
 
