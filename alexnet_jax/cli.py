@@ -25,9 +25,12 @@ from alexnet_jax.errors import UserError, nearest
 
 def define_config():
     """Defines `--config` (a file with `get_config()`) and its `--config.FIELD=VALUE` overrides."""
-    return config_flags.DEFINE_config_file(
-        "config", None, "Configuration file, e.g. configs/default.py.", lock_config=True
-    )
+    try:
+        return config_flags.DEFINE_config_file(
+            "config", None, "Configuration file, e.g. configs/default.py.", lock_config=True
+        )
+    except flags.Error as error:  # it looks into a --flagfile already here, before `run` is called
+        sys.exit(" ".join(str(error).replace("ERROR::", "error:").split()))
 
 
 def run(
@@ -93,8 +96,9 @@ def _parse(argv: list[str], takes_files: bool, required: Sequence[str]) -> list[
         if "--helpfull" in argv:
             print(flags.FLAGS.get_help())
         sys.exit(0)
-    _check_overrides(argv)
     try:
+        argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
+        _check_overrides(argv)
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None

@@ -487,6 +487,23 @@ def test_restore_params_finds_latest_best_and_named_and_writes_nothing(tmp_path)
     assert contents(run) == before
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_keeps_its_own_generator_of_random_numbers(tmp_path, named):
+    """Also where an earlier commit saved it, which did not name the generator."""
+    run = saved_run(tmp_path / "run", [(1, 20.0)])
+    if not named:
+        meta = run / "checkpoints/1/meta/metadata"
+        fields = json.loads(meta.read_text())
+        assert fields.pop("key_kinds") == {"key": "threefry2x32"}
+        meta.write_text(json.dumps(fields))
+        reseal(run / "checkpoints/1")
+    with jax.default_prng_impl("rbg"):
+        checkpoints = checkpoint.open_checkpoints(run, keep=3)
+        wanted = abstract(state_of(0) | {"raw_key": jnp.zeros(2, jnp.uint32)})
+        _, state, _ = checkpoint.restore_latest(checkpoints, abstract(params_of(0)), wanted, no_log)
+    assert_same(state["key"], jax.random.key(1))
+
+
 def test_restore_params_needs_the_params_alone(run):
     shutil.rmtree(run / "checkpoints" / "20" / "state")
     params, _ = checkpoint.restore_params(run, abstract(params_of(0)), 20)

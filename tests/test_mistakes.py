@@ -25,6 +25,10 @@ CASES = {
     "missing file": (["--config=configs/defualt.py"], "did you mean 'configs/default.py'"),
     "no configuration": ([], "--config=configs/default.py"),
     "unknown field": (["--config.data.nme=x"], "did you mean 'data.name'"),
+    "unknown field in a flag file": (
+        ["--flagfile=tests/data/misspelt.flags"],
+        "unknown field --config.bacth_size; did you mean 'batch_size'",
+    ),
     "field in the wrong section": (["--config.dropout=0"], "did you mean 'model.dropout'"),
     "ill-typed field": (["--config.batch_size=many"], "batch_size=many"),
     "unknown flag": (["--wrokdir=x"], "workdir"),

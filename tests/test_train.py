@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,75 @@ def test_a_run_in_two_halves_equals_one(config_file, whole_run, tmp_path):
     )
 
 
+def test_only_ends_of_epochs_count_for_the_plateau(config_file, whole_run, tmp_path):
+    """Stopped in the middle of an epoch, with evaluations at other steps before and none after."""
+    plateau = {"optim__patience_epochs": 1, "optim__min_delta": 100.0}  # none is good enough
+    often = load(config_file, **plateau, eval_every_steps=1, num_train_steps=7)
+    assert train(often, tmp_path / "run") == 0
+    assert train(load(config_file, **plateau, eval_every_steps=-1), tmp_path / "run") == 0
+    assert [line["step"] for line in tiny.lines(tmp_path / "run", split="test")] == [
+        *range(1, 8),
+        *(10, 15),
+    ]
+    logged = tiny.lines(tmp_path / "run", split="train")
+    for line in logged:
+        assert line["learning_rate"] == pytest.approx(0.01 if line["step"] <= 10 else 0.001)
+    until = [line for line in logged if line["step"] <= 10 and line["step"] != 7]
+    assert until == [line for line in tiny.lines(whole_run, split="train") if line["step"] <= 10]
+
+
+def test_the_best_is_saved_when_it_is_found(config_file, tmp_path, capsys):
+    """Between the saves, which keep one; the error of this net is not lowest at the end."""
+    cadences = {"eval_every_steps": 2, "checkpoint_every_steps": 100, "keep_checkpoints": 1}
+    assert train(load(config_file, **cadences), tmp_path / "kept") == 0
+    best = json.loads((tmp_path / "kept/result.json").read_text())["best"]
+    assert best["kept"]
+    assert best["step"] < STEPS
+    run, params, step = load_run(tmp_path / "kept")
+    assert step == best["step"]
+    assert evaluate(run, params)["top1_error"] == pytest.approx(best["top1_error"])
+
+    never = load(config_file, **cadences | {"checkpoint_every_steps": -1})
+    assert train(never, tmp_path / "last") == 0
+    unkept = json.loads((tmp_path / "last/result.json").read_text())["best"]
+    assert unkept == best | {"kept": False}
+    said = f"no checkpoint of step {best['step']} is kept as the best: evaluate and classify take"
+    assert f"{said} step {STEPS}" in capsys.readouterr().out
+
+
+def test_a_finished_run_started_again_stays_as_it_is(config_file, whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    assert train(load(config_file), tmp_path / "run") == 0
+    assert contents(tmp_path / "run") == before
+    with pytest.raises(UserError, match="has made 15 steps, and was asked to end after 10: raise"):
+        train(load(config_file, num_epochs=2), tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_short_run_says_what_it_does_not_reach_and_a_longer_one_what_changes(
+    config_file, tmp_path, capsys
+):
+    planned = {"layer_rates": (("conv1", 0.1, 2.0),), "schedule": "dexp", "dexp_factor": 64.0}
+    config = load(config_file, num_epochs=1, log_every_steps=100)
+    config.optim.update(planned)
+    assert train(config, tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert "after 1 epochs: what is set for later falls away (optim.layer_rates of conv1 at 2)" in (
+        said
+    )
+    assert " 0 images/s" not in said
+    assert "top-5" not in said  # of four classes
+    assert [line["step"] for line in tiny.lines(tmp_path / "run", split="train")] == [5]
+
+    config.num_epochs = 2
+    assert train(config, tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert "the learning rate of optim.schedule='dexp' changes: from step 6 on it is" in said
+    assert "instead of 0.0001562" in said
+    assert "falls away" in said
+
+
 def test_both_backends_give_the_same_run(config_file, whole_run, tmp_path):
     assert train(load(config_file, data__backend="tfdata"), tmp_path / "run") == 0
     assert tiny.lines(tmp_path / "run") == tiny.lines(whole_run)
@@ -163,18 +233,19 @@ def test_evaluation_that_misses_examples_is_an_error(whole_run, monkeypatch):
         evaluate(run, params)
 
 
-def test_another_configuration_is_refused_and_nothing_touched(config_file, whole_run):
-    def contents():
-        return {
-            path: path.read_bytes()
-            for path in whole_run.rglob("*")
-            if path.is_file() and path.name != "lock"
-        }
+def contents(workdir):
+    return {
+        path: path.read_bytes()
+        for path in workdir.rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
 
-    before = contents()
+
+def test_another_configuration_is_refused_and_nothing_touched(config_file, whole_run):
+    before = contents(whole_run)
     with pytest.raises(UserError, match=r"batch_size \(was 16, now 8\).*model.dropout"):
         train(load(config_file, batch_size=8, model__dropout=0.25), whole_run)
-    assert contents() == before
+    assert contents(whole_run) == before
 
 
 def start(config_file, workdir, **env):
