@@ -101,7 +101,7 @@ def epoch_line(
     if evaluated:
         parts.append(_measures(split, evaluated))
     if images_per_second is not None:
-        parts.append(_rate(images_per_second))
+        parts.append(_speed(images_per_second))
     return "  ".join(parts)
 
 
@@ -174,7 +174,7 @@ class Progress:
         # The first update ends the compilation, which no rate should include.
         self._first = here if self._first[0] == self._start_step else self._first
         self._last = here
-        self._state = f"{_rate(self.images_per_second)}  loss {loss:.4g}  {self._left(now)}"
+        self._state = f"{_speed(self.images_per_second)}  loss {loss:.4g}  {self._left(now)}"
         self.advance(step)
         return rate
 
@@ -313,7 +313,7 @@ def _count(params) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _rate(images_per_second: float) -> str:
+def _speed(images_per_second: float) -> str:
     """Two digits where fewer would round a slow net's rate to 0."""
     digits = ",.0f" if images_per_second >= 9.5 else ".2g"
     return f"{images_per_second:{digits}} images/s"
