@@ -72,15 +72,31 @@ def test_a_bad_picture_is_named_and_the_others_answered(trained, tmp_path, capsy
     shutil.copytree(trained.images / "test" / "coffee", tmp_path / "in" / "sub" / "coffee")
     (tmp_path / "in" / "empty.png").touch()
     (tmp_path / "in" / "text.jpg").write_text("not a picture")
-    (tmp_path / "in" / "notes.txt").write_text("no image, and nobody says so")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
     status, lines, errors = answers(capsys, trained.workdir, [str(tmp_path / "in")], top=2)
     assert status == 1
     assert len(lines) == 9
     assert all(len(line["classes"]) == 2 for line in lines)
     assert errors == [
+        f"left out of '{tmp_path / 'in'}': 1 file without a known image suffix (.txt 1), such as"
+        f" {tmp_path / 'in' / 'notes.txt'}",
         f"error: {tmp_path / 'in' / 'empty.png'}: the file is empty",
         f"error: {tmp_path / 'in' / 'text.jpg'}: not an image in a known format",
     ]
+
+
+def test_linked_folders_are_read_and_a_link_to_a_folder_above_ends(trained, tmp_path):
+    coffee = trained.images / "test" / "coffee"
+    (tmp_path / "in" / "own").mkdir(parents=True)
+    shutil.copy(coffee / "00.png", tmp_path / "in" / "own")
+    for name in ("one", "two"):
+        (tmp_path / "in" / name).symlink_to(coffee)
+    (tmp_path / "in" / "own" / "loop").symlink_to(tmp_path / "in")
+    found = [picture.name for picture in pictures.find([str(tmp_path / "in")])]
+    files = sorted(path.name for path in coffee.iterdir())
+    assert found == [
+        f"{tmp_path}/in/{name}" for name in (*(f"one/{file}" for file in files), "own/00.png")
+    ] + [f"{tmp_path}/in/two/{file}" for file in files]
 
 
 def test_nothing_but_bad_pictures(trained, tmp_path, capsys):

@@ -19,6 +19,7 @@ from alexnet_jax.data import decode, device, host
 from alexnet_jax.data.plan import epoch_plan, views
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
+from alexnet_jax.trained import pictures
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 CLASSES = ("ant", "bee", "cow")
@@ -117,6 +118,12 @@ def test_training_batches_are_the_plans_examples_and_crops(root, backend):
 
 def test_both_backends_train_on_the_same_numbers(root):
     assert_equal(train(root), train(root, backend="device"))
+
+
+def test_the_device_backend_takes_64_bit_numbers(root):
+    expected = train(root, 1, backend="device")
+    with jax.enable_x64(True):
+        assert_equal(train(root, 1, backend="device"), expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -347,6 +354,66 @@ def test_a_kept_file_with_skipped_images_is_an_error_where_they_are_errors(spoil
         train(spoilt, 1, backend="device")
 
 
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory):
+    """A TFDS set whose test split has no labels, and whose `mixed` split lacks the third."""
+    import tensorflow_datasets as tfds
+
+    image = np.zeros((16, 16, 3), np.uint8)
+    labels = {"train": [0, 1, 2, 0], "test": [-1, -1], "mixed": [0, 1, -1]}
+    data_dir = tmp_path_factory.mktemp("unlabelled")
+    tfds.dataset_builders.AdhocBuilder(
+        name="unlabelled",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=image.shape),
+                "label": tfds.features.ClassLabel(names=CLASSES),
+            }
+        ),
+        split_datasets={
+            split: [(i, {"image": image, "label": label}) for i, label in enumerate(own)]
+            for split, own in labels.items()
+        },
+        data_dir=data_dir,
+    ).download_and_prepare()
+    return data_dir
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("skip", ["error", "skip"])
+def test_a_split_without_labels_is_neither_trained_on_nor_evaluated(unlabelled, backend, skip):
+    spec = dataclasses.replace(
+        make_spec(unlabelled, backend=backend, bad_images=skip),
+        name="unlabelled",
+        data_dir=str(unlabelled),
+    )
+    for splits in (("test", "train"), ("train", "test")):  # at once, not after the first epoch
+        with pytest.raises(UserError, match=r"label -1, none of the 3 classes.*split 'test'"):
+            data.open_data(dataclasses.replace(spec, train_split=splits[0], eval_split=splits[1]))
+
+    def evaluate_mixed():
+        opened = data.open_data(dataclasses.replace(spec, eval_split="mixed"))
+        take(data.eval_batches(opened, "mixed", batch_size=8, views=[(0, 0, 0)], shardings=ONE), 1)
+
+    with pytest.raises(UserError, match=r"label -1, none.*split 'mixed'"):
+        evaluate_mixed()
+
+
+def test_in_other_use_an_unlabelled_picture_has_an_empty_label(unlabelled):
+    source = open_source("unlabelled", str(unlabelled), "mixed")
+    labels = [picture.read()[1] for picture in pictures.in_source(source)]
+    assert sorted(labels) == ["", "ant", "bee"]
+
+
+def test_one_class_is_refused(root, tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "images").symlink_to(root / "train" / "ant")
+    with pytest.raises(UserError, match="has one class, 'images'"):
+        data.open_data(make_spec(tmp_path))
+
+
 def test_a_file_that_vanishes_is_named(root, tmp_path):
     place = tmp_path / "gone" / "train" / "ant"
     place.mkdir(parents=True)
@@ -373,6 +440,16 @@ def cache_folder(tmp_path, monkeypatch):
 
 def refuse(*args, **kwargs):
     raise AssertionError("decoded again")
+
+
+def test_kept_files_follow_the_umask(root, cache_folder):
+    before = os.umask(0o002)
+    try:
+        train(root, 1, backend="device")
+    finally:
+        os.umask(before)
+    modes = {file.stat().st_mode & 0o777 for file in cache_folder.iterdir()}
+    assert modes == {0o664}
 
 
 def test_the_set_is_decoded_once(root, cache_folder, monkeypatch):

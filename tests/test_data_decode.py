@@ -109,6 +109,65 @@ def test_sixteen_bits_keep_their_gradient():
     np.testing.assert_array_equal(square[..., 0].ravel(), np.arange(64 * 64) // 16)
 
 
+RAMP = np.arange(64 * 64).reshape(64, 64) / (64 * 64 - 1)
+WIDE = {
+    "float, 0 to 1": (RAMP.astype(np.float32), "TIFF"),
+    "float, any range": ((RAMP * 3e5 - 7e4).astype(np.float32), "TIFF"),
+    "float, in a PFM": (RAMP.astype(np.float32), "PPM"),
+    "32 bits": (np.rint(RAMP * (2**31 - 1)).astype(np.int32), "TIFF"),
+    "32 bits with a sign": (np.rint((RAMP - 0.5) * 1000).astype(np.int32), "TIFF"),
+    "16 bits, jpeg 2000": (np.rint(RAMP * 65535).astype(np.uint16), "JPEG2000"),
+    "16 bits, pgm": (np.rint(RAMP * 65535).astype(np.uint16), "PPM"),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_more_than_8_bits_keep_their_gradient(name):
+    values, kind = WIDE[name]
+    square = decode.square(encode(Image.fromarray(values), kind), 64)
+    assert np.abs(square[..., 0] - 255 * RAMP).max() <= 1
+
+
+def tiff(values, photometric=1):
+    """A TIFF of grey levels as they are; Pillow writes neither uint32 nor white as zero."""
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    height, width = values.shape
+    tags = {256: width, 257: height, 258: values.itemsize * 8, 259: 1, 262: photometric}
+    tags |= {273: 8 + 2 + 10 * 12 + 4, 277: 1, 278: height, 279: values.nbytes, 339: kind}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, 10) + entries + bytes(4) + values.tobytes()
+
+
+def test_tiffs_of_the_upper_half_of_32_bits_and_with_white_as_zero():
+    whole = np.rint(RAMP * (2**32 - 1)).astype(np.uint32)
+    assert np.abs(decode.square(tiff(whole), 64)[..., 0] - 255 * RAMP).max() <= 1
+    for values in (np.rint(RAMP * 65535).astype(np.uint16), RAMP.astype(np.float32)):
+        square = decode.square(tiff(values, photometric=0), 64)
+        assert np.abs(square[..., 0] - 255 * (1 - RAMP)).max() <= 1
+
+
+def test_values_that_are_no_numbers_leave_the_others_their_range():
+    values = RAMP.astype(np.float32)
+    values[0, :3] = np.nan, np.inf, -np.inf
+    square = decode.square(tiff(values), 64)[..., 0]
+    assert square[0, :3].tolist() == [0, 255, 0]
+    assert np.abs(square - 255 * RAMP)[1:].max() <= 1
+    with pytest.raises(decode.BadImage, match="finite"):
+        decode.square(tiff(np.full((9, 9), np.nan, np.float32)), 64)
+
+
+def test_a_tiff_that_pillow_cannot_read_says_so():
+    with pytest.raises(decode.BadImage, match=r"TIFF.*convert it to 8 bits"):
+        decode.square(tiff(RAMP.astype(np.float64)), 64)
+
+
+def test_the_suffixes_are_pillows_for_the_formats():
+    pillows = {
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in decode.FORMATS
+    }
+    assert pillows <= set(decode.SUFFIXES)
+
+
 def test_palette_transparency_shows_white():
     image = Image.new("P", (9, 9), 1)
     image.putpalette([*RED, *BLUE])

@@ -252,6 +252,26 @@ def test_a_set_without_labels_is_refused(tmp_path):
         open_source("unlabelled", str(tmp_path), "train")
 
 
+def test_float_images_are_refused(tmp_path):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.dataset_builders.AdhocBuilder(
+        name="depths",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(8, 8, 1), dtype=np.float32),
+                "label": tfds.features.ClassLabel(names=CLASSES),
+            }
+        ),
+        split_datasets={"train": [(0, {"image": np.zeros((8, 8, 1), np.float32), "label": 0})]},
+        data_dir=tmp_path,
+    )
+    builder.download_and_prepare()
+    with pytest.raises(UserError, match="images of data set 'depths' are float32"):
+        open_source("depths", str(tmp_path), "train")
+
+
 def test_without_tfds_the_message_says_so(prepared, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(SourceMissing, match="tensorflow-datasets"):
@@ -291,6 +311,23 @@ def test_folder_ignores_hidden_and_foreign_files(folder):
     source = open_source(f"folder:{folder}", None, "train")
     assert source.num_examples == 9
     assert source.fingerprint == fingerprint
+
+
+def test_folder_says_what_it_leaves_out(folder):
+    train = folder / "train"
+    (train / "ant" / "young" / "very").mkdir(parents=True)
+    for name in ("beside.png", "ant/young/0.png", "ant/young/very/1.jpg"):
+        (train / name).write_bytes(picture(0))
+    for name in ("ant/a.HEIC", "bee/b.heic", "cow/nosuffix", "bee/x.PFM"):
+        (train / name).write_bytes(picture(0))
+    (train / "ant" / "young" / "loop").symlink_to(train)
+    source = open_source(f"folder:{folder}", None, "train")
+    assert source.num_examples == 10  # nine, and the PFM
+    assert source.left_out == (
+        "1 image beside the class folders, such as beside.png",
+        "2 images in folders of a class, such as ant/young/0.png",
+        "3 files without a known image suffix (.heic 2, no suffix 1), such as ant/a.HEIC",
+    )
 
 
 def test_folder_follows_symbolic_links(folder, tmp_path):
@@ -353,6 +390,7 @@ def test_a_missing_split_names_what_is_there(folder):
         (["train/a.jpg"], "images directly in it, such as a.jpg"),
         (["train/cat/notes.txt"], "holds no images"),
         (["train/cat/a.jpg", "train/dog/b.txt"], "dog holds no images"),
+        (["train/cat/a.jpg", "train/dog/1/b.jpg"], "no images but deeper down, such as .*dog/1/b"),
         (["train/notes.txt"], "no class folders"),
     ],
 )

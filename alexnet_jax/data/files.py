@@ -49,22 +49,28 @@ def images(folder: Path) -> list[os.DirEntry]:
     return [entry for entry in visible(folder) if is_image(entry) and not is_folder(entry)]
 
 
-def walk(folder: Path, _above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
     """Yields the files in a folder and in those below, in the order of their names.
 
-    Links to folders are followed, except back to a folder that they lie in, where the walk would
-    have no end. Hidden files and folders are left out.
+    Links to folders are followed, except to a folder that they lie in, where the walk would have no
+    end. Hidden files and folders are left out.
     """
+    above = {_identity(os.stat(each)) for each in folder.absolute().parents}
+    yield from _walk(folder, above)
+
+
+def _walk(folder: Path, above: set[tuple[int, int]]) -> Iterator[Path]:
+    above = above | {_identity(os.stat(folder))}
     for entry in visible(folder):
         path = folder / entry.name
         if not is_folder(entry):
             yield path
-            continue
-        state = os.stat(folder)
-        above = (*_above, (state.st_dev, state.st_ino))
-        inner = entry.stat()
-        if (inner.st_dev, inner.st_ino) not in above:
-            yield from walk(path, above)
+        elif _identity(entry.stat()) not in above:
+            yield from _walk(path, above)
+
+
+def _identity(state: os.stat_result) -> tuple[int, int]:
+    return state.st_dev, state.st_ino
 
 
 def in_class(folder: Path) -> tuple[list[os.DirEntry], list[Path]]:
