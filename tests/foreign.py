@@ -23,12 +23,43 @@ def _caffe_messages():
             ("width", 4, kinds.TYPE_INT32, ""),
             ("data", 5, kinds.TYPE_FLOAT, "packed"),
             ("shape", 7, "BlobShape", ""),
+            ("raw_data_type", 10, kinds.TYPE_INT32, ""),
+            ("raw_data", 12, kinds.TYPE_BYTES, ""),
         ],
         "LRNParameter": [
             ("local_size", 1, kinds.TYPE_UINT32, ""),
             ("alpha", 2, kinds.TYPE_FLOAT, ""),
             ("beta", 3, kinds.TYPE_FLOAT, ""),
+            ("norm_region", 4, kinds.TYPE_INT32, ""),
+            ("k", 5, kinds.TYPE_FLOAT, ""),
         ],
+        "ConvolutionParameter": [
+            ("num_output", 1, kinds.TYPE_UINT32, ""),
+            ("bias_term", 2, kinds.TYPE_BOOL, ""),
+            ("pad", 3, kinds.TYPE_UINT32, "repeated"),
+            ("kernel_size", 4, kinds.TYPE_UINT32, "repeated"),
+            ("group", 5, kinds.TYPE_UINT32, ""),
+            ("stride", 6, kinds.TYPE_UINT32, "repeated"),
+            ("weight_filler", 7, "NoFields", ""),
+            ("kernel_h", 11, kinds.TYPE_UINT32, ""),
+            ("kernel_w", 12, kinds.TYPE_UINT32, ""),
+            ("dilation", 18, kinds.TYPE_UINT32, "repeated"),
+            ("of_a_fork", 99, kinds.TYPE_UINT32, ""),
+        ],
+        "PoolingParameter": [
+            ("pool", 1, kinds.TYPE_INT32, ""),
+            ("kernel_size", 2, kinds.TYPE_UINT32, ""),
+            ("stride", 3, kinds.TYPE_UINT32, ""),
+            ("pad", 4, kinds.TYPE_UINT32, ""),
+        ],
+        "ReLUParameter": [("negative_slope", 1, kinds.TYPE_FLOAT, "")],
+        "DropoutParameter": [("dropout_ratio", 1, kinds.TYPE_FLOAT, "")],
+        "TransformationParameter": [
+            ("scale", 1, kinds.TYPE_FLOAT, ""),
+            ("crop_size", 3, kinds.TYPE_UINT32, ""),
+            ("mean_value", 5, kinds.TYPE_FLOAT, "repeated"),
+        ],
+        "NoFields": [],
         "V0LayerParameter": [("name", 1, kinds.TYPE_STRING, "")],
         "V1LayerParameter": [
             ("layer", 1, "V0LayerParameter", ""),
@@ -37,14 +68,24 @@ def _caffe_messages():
             ("name", 4, kinds.TYPE_STRING, ""),
             ("type", 5, kinds.TYPE_INT32, ""),  # an enum, which is written as a number
             ("blobs", 6, "BlobProto", "repeated"),
+            ("convolution_param", 10, "ConvolutionParameter", ""),
+            ("dropout_param", 12, "DropoutParameter", ""),
             ("lrn_param", 18, "LRNParameter", ""),
+            ("pooling_param", 19, "PoolingParameter", ""),
+            ("relu_param", 30, "ReLUParameter", ""),
+            ("transform_param", 36, "TransformationParameter", ""),
         ],
         "LayerParameter": [
             ("name", 1, kinds.TYPE_STRING, ""),
             ("type", 2, kinds.TYPE_STRING, ""),
             ("bottom", 3, kinds.TYPE_STRING, "repeated"),
             ("blobs", 7, "BlobProto", "repeated"),
+            ("transform_param", 100, "TransformationParameter", ""),
+            ("convolution_param", 106, "ConvolutionParameter", ""),
+            ("dropout_param", 108, "DropoutParameter", ""),
             ("lrn_param", 118, "LRNParameter", ""),
+            ("pooling_param", 121, "PoolingParameter", ""),
+            ("relu_param", 123, "ReLUParameter", ""),
         ],
         "NetParameter": [
             ("name", 1, kinds.TYPE_STRING, ""),
@@ -70,30 +111,52 @@ def _caffe_messages():
 
 
 _MESSAGES = _caffe_messages()
-_V1 = {"Convolution": 4, "InnerProduct": 14, "ReLU": 18, "Pooling": 17, "LRN": 15, "Dropout": 6}
+_V1 = {
+    "Data": 5,
+    "Power": 26,
+    "Convolution": 4,
+    "InnerProduct": 14,
+    "ReLU": 18,
+    "Pooling": 17,
+    "LRN": 15,
+    "Dropout": 6,
+}
 _FIRST_LAYERS = {
     "bvlc_alexnet": ("ReLU", "LRN", "Pooling"),
     "caffenet": ("ReLU", "Pooling", "LRN"),
 }
 
 
-def caffemodel(net: str, arrays: dict, *, old: bool = False) -> bytes:
-    """A net of `_FIRST_LAYERS` with PyTorch's arrays 'conv1.weight', …; `old`: in V1's layers."""
+def caffemodel(
+    net: str, arrays: dict, *, old: bool = False, told: dict | None = None, raw: bool = False
+) -> bytes:
+    """A net of `_FIRST_LAYERS` with PyTorch's arrays 'conv1.weight', …
+
+    Args:
+        old: in V1's layers.
+        told: {layer: {field of LayerParameter: value, or {field of its message: value}}}.
+        raw: the arrays as NVIDIA's Caffe writes them, float16.
+    """
+    told = told or {}
     message = _MESSAGES["caffe_test.NetParameter"](name=net)
     relu_drop = ("ReLU", "Dropout")
     then = {"conv1": _FIRST_LAYERS[net], "conv2": _FIRST_LAYERS[net], "conv5": ("ReLU", "Pooling")}
     then |= {"conv3": ("ReLU",), "conv4": ("ReLU",), "fc6": relu_drop, "fc7": relu_drop, "fc8": ()}
+    if "data" in told:
+        _tell(_add(message, "data", "Data", old), told["data"])
     for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"):
         kind = "Convolution" if name.startswith("conv") else "InnerProduct"
         layer = _add(message, name, kind, old)
         for array in (arrays[f"{name}.weight"], arrays[f"{name}.bias"]):
             if name == "conv1" and array.ndim == 4:
                 array = array[:, ::-1]  # it reads BGR
-            _blob(layer.blobs.add(), array, old)
+            _blob(layer.blobs.add(), array, old, raw)
+        _tell(layer, told.get(name, {}))
         for operation in then[name]:
             after = _add(message, operation.lower() + name[-1], operation, old)
             if operation == "LRN":
                 after.lrn_param.local_size, after.lrn_param.alpha = 5, 1e-4
+            _tell(after, told.get(after.name, {}))
     return message.SerializeToString()
 
 
@@ -117,8 +180,24 @@ def _add(message, name, kind, old):
     return message.layer.add(name=name, type=kind)
 
 
-def _blob(blob, array, old):
-    blob.data.extend(array.ravel().tolist())
+def _tell(layer, told):
+    for field, value in told.items():
+        if not isinstance(value, dict):
+            setattr(layer, field, value)
+            continue
+        getattr(layer, field).SetInParent()
+        for name, number in value.items():
+            if isinstance(number, list):
+                getattr(getattr(layer, field), name).extend(number)
+            else:
+                setattr(getattr(layer, field), name, number)
+
+
+def _blob(blob, array, old, raw=False):
+    if raw:
+        blob.raw_data_type, blob.raw_data = 2, array.astype("<f2").tobytes()
+    else:
+        blob.data.extend(array.ravel().tolist())
     if old:
         shape = (1,) * (4 - array.ndim) + array.shape
         blob.num, blob.channels, blob.height, blob.width = shape

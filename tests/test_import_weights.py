@@ -161,6 +161,93 @@ def test_caffe_preprocessing(small, tmp_path):
     np.testing.assert_array_equal(views[8], (picture - mean)[21:, :99][:, ::-1])
 
 
+CONVS = {  # pad, kernel, stride, group of both nets (BVLC/caffe models/*/train_val.prototxt)
+    "conv1": (0, 11, 4, 1),
+    "conv2": (2, 5, 1, 2),
+    "conv3": (1, 3, 1, 1),
+    "conv4": (1, 3, 1, 2),
+    "conv5": (1, 3, 1, 2),
+}
+
+
+def told_in_full():
+    """Each layer with the numbers that Caffe writes, those of the published net but for a few."""
+    told = {}
+    for name, (pad, kernel, stride, group) in CONVS.items():
+        numbers = {"pad": [pad], "kernel_size": [kernel], "stride": [stride], "group": group}
+        told[name] = {"convolution_param": numbers}
+    told |= {f"relu{i}": {"relu_param": {"negative_slope": 0.0}} for i in range(1, 8)}
+    told |= {f"pooling{i}": {"pooling_param": {"kernel_size": 3, "stride": 2}} for i in (1, 2, 5)}
+    told |= {f"dropout{i}": {"dropout_param": {"dropout_ratio": 0.25}} for i in (6, 7)}
+    told |= {f"lrn{i}": {"lrn_param": {"alpha": 0.5, "k": 2.0}} for i in (1, 2)}
+    pixels = {"crop_size": 95, "mean_value": [103.5, 116.5, 123.5], "scale": 0.5}
+    return told | {"data": {"transform_param": pixels}}
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_caffes_numbers_are_used(small, tmp_path, old):
+    _, _, weights = golden("bvlc_alexnet")
+    file = tmp_path / "x.caffemodel"
+    file.write_bytes(foreign.caffemodel("bvlc_alexnet", weights, old=old, told=told_in_full()))
+    import_weights("caffe", file, tmp_path / "out")
+    net = open_pretrained(tmp_path / "out")
+    model = net.model
+    assert (model.lrn_alpha, model.lrn_k, model.dropout) == (0.5 / 5, 2.0, 0.25)
+    # 95 pixels give 22 after conv1, and Caffe's pooling 11, with a last window over the border.
+    maps = jax.eval_shape(model.apply, {"params": net.params}, np.zeros((1, 95, 95, 3), "f4"))[1]
+    assert maps["pool1"].shape[1] == 11
+    (ours,) = net.preprocess(np.full((256, 256, 3), 130, np.uint8))
+    assert ours.shape == (95, 95, 3)
+    assert ours[0, 0].tolist() == [(130 - 123.5) / 2, (130 - 116.5) / 2, (130 - 103.5) / 2]
+
+
+WRONG = {  # what a file tells of a layer, and what is said
+    "pooling5 has pooling avg, where others have max": ("pooling5", {"pooling_param": {"pool": 1}}),
+    "pooling5 has pad 1": ("pooling5", {"pooling_param": {"pad": 1}}),
+    "pooling1 pools by method 2": ("pooling1", {"pooling_param": {"pool": 2}}),
+    "pooling2 has pool_stride 3, where": (
+        *("pooling2", {"pooling_param": {"kernel_size": 3, "stride": 3}}),
+    ),
+    "relu3 has negative_slope 0.1": ("relu3", {"relu_param": {"negative_slope": 0.1}}),
+    "lrn2 normalises WITHIN_CHANNEL": ("lrn2", {"lrn_param": {"norm_region": 1}}),
+    "lrn2 has lrn_k 3.0": ("lrn2", {"lrn_param": {"k": 3.0}}),
+    "lrn1 has local_size 4": ("lrn1", {"lrn_param": {"local_size": 4}}),
+    r"conv1 has padding \(2, 2\)": ("conv1", {"convolution_param": {"pad": [2], "stride": [4]}}),
+    "conv3 has stride 2": ("conv3", {"convolution_param": {"stride": [2], "pad": [1]}}),
+    "conv4 has dilation 2": ("conv4", {"convolution_param": {"dilation": [2]}}),
+    "conv4 has a group": ("conv4", {"convolution_param": {"group": 4}}),
+    "conv5 has kernel 3 x 5": ("conv5", {"convolution_param": {"kernel_h": 3, "kernel_w": 5}}),
+    "conv5 has 2 arrays": ("conv5", {"convolution_param": {"bias_term": False}}),
+    "conv5 has a field 99": ("conv5", {"convolution_param": {"of_a_fork": 1}}),
+    "dropout7 has dropout 0.1, where": ("dropout7", {"dropout_param": {"dropout_ratio": 0.1}}),
+    "relu2 is of type Power": ("relu2", {"type": "Power"}),
+}
+
+
+def test_caffes_numbers_that_no_net_of_ours_has(small, tmp_path):
+    _, _, weights = golden("bvlc_alexnet")
+    file = tmp_path / "x.caffemodel"
+    for said, (layer, numbers) in WRONG.items():
+        told = {layer: numbers}
+        file.write_bytes(foreign.caffemodel("bvlc_alexnet", weights, told=told))
+        with pytest.raises(UserError, match=said) as raised:
+            import_weights("caffe", file, tmp_path / "out")
+        assert len(lines(raised)) == 1
+        assert file.name in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nvidias_arrays(small, tmp_path):
+    _, _, weights = golden("bvlc_alexnet")
+    weights = {name: array.astype(np.float16) for name, array in weights.items()}
+    for raw in (False, True):
+        file = tmp_path / f"{raw}.caffemodel"
+        file.write_bytes(foreign.caffemodel("bvlc_alexnet", weights, raw=raw))
+        import_weights("caffe", file, tmp_path / str(raw))
+    ours = [open_pretrained(tmp_path / str(raw)).params for raw in (False, True)]
+    jax.tree.map(np.testing.assert_array_equal, *ours)
+
+
 def test_caffes_first_format_is_named(tmp_path):
     (tmp_path / "x.caffemodel").write_bytes(foreign.first_format_caffemodel())
     with pytest.raises(UserError, match="upgrade_net_proto_binary"):

@@ -163,7 +163,7 @@ class AlexNet(nn.Module):
         """One map per tower of this device, from one input per tower, or one that all read."""
         towers = self.placement.local_towers(self.towers)
         features = self.placement.local_features(row.name, self._scaled(row.maps))
-        size, stride, padding = self._geometry(row)
+        size, stride, padding = self.geometry(row)
         out = [ops.conv_size(n, size, stride, padding) for n in inputs[0].shape[1:3]]
         self._check_size(row.name, inputs[0], out, f"{size}x{size} kernel")
 
@@ -231,7 +231,7 @@ class AlexNet(nn.Module):
         average = op == "avg_pool" or self.pooling == "avg"
         return (ops.avg_pool if average else ops.max_pool)(x, **pooling)
 
-    def _geometry(self, row):
+    def geometry(self, row):
         """Kernel size, stride and (before, after) padding of a convolution."""
         size, stride, padding = row.kernel, row.stride, row.padding
         if row is self.layers[0]:

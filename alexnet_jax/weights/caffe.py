@@ -1,75 +1,46 @@
-"""Caffe's AlexNet and CaffeNet, from a .caffemodel: a NetParameter in protobuf's wire format.
-
-Field numbers: BVLC/caffe, src/caffe/proto/caffe.proto.
-"""
+"""Caffe's AlexNet and CaffeNet, from a .caffemodel: the weights, and each number that the file
+gives of its layers, which is used, or must be what ours has."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from google.protobuf.message import DecodeError, Message
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.weights.net import Found, Layer, imagenet_classes
+from alexnet_jax.weights import caffe_proto
+from alexnet_jax.weights.net import Found, Layer, agree, imagenet_classes
 
 IMAGE_SIZE, RESIZE_SIZE = 227, 256  # of bvlc_alexnet and CaffeNet (models/*/train_val.prototxt)
 # Mean of ImageNet's pixels, as Caffe's examples give it for BGR: 104, 117, 123.
 MEAN = (123.0, 117.0, 104.0)
 
-_LAYER, _V1_LAYER, _V0_LAYER = 100, 2, 1  # V0 stands inside V1
-# (name, type, blobs, lrn_param) of LayerParameter and of V1LayerParameter, and its types.
-_FIELDS, _V1_FIELDS = (1, 2, 7, 118), (4, 5, 6, 18)
-_V1_TYPES = {
-    4: "Convolution",
-    14: "InnerProduct",
-    15: "LRN",
-    17: "Pooling",
-    18: "ReLU",
-    6: "Dropout",
-    23: "TanH",
-    19: "Sigmoid",
-}
-_OPERATIONS = {"ReLU": "act", "Pooling": "pool", "LRN": "lrn", "Dropout": "drop"}
-_OTHER_OPERATIONS = ("TanH", "Sigmoid")
+_ACTIVATIONS = {"ReLU": "relu", "TanH": "tanh", "Sigmoid": "sigmoid"}
+_INPUTS = ("Data", "ImageData", "WindowData", "HDF5Data", "MemoryData", "DummyData", "Input")
+# What comes before and after the net, or changes nothing.
+_OTHERS = (
+    *("Split", "Flatten", "Silence", "Accuracy", "ArgMax", "Softmax", "HDF5Output"),
+    *("SoftmaxWithLoss", "MultinomialLogisticLoss", "InfogainLoss", "HingeLoss"),
+    *("EuclideanLoss", "SigmoidCrossEntropyLoss", "ContrastiveLoss"),
+)
+_DAMAGED = (DecodeError, ValueError, TypeError, IndexError, OverflowError)
 
 
 def read(path: Path) -> Found:
     """The net in a .caffemodel, its first kernel turned from BGR to RGB.
 
     Raises:
-        UserError: the file is no such file, damaged, or of before 2014.
+        UserError: the file is no such file, damaged, of before 2014, or gives its layers what none
+            of our nets has.
     """
-    layers, fields = [], {}
     try:
-        for kind, name, blobs, lrn in _layers(memoryview(path.read_bytes())):
-            if blobs:
-                if len(blobs) != 2:
-                    raise ValueError(f"layer {name} has {len(blobs)} arrays, not kernel and bias")
-                layers.append(_layer(name, kind, *blobs, layers))
-            elif layers and kind in _OPERATIONS:
-                layers[-1] = _then(layers[-1], _OPERATIONS[kind])
-            elif layers and kind in _OTHER_OPERATIONS:
-                layers[-1] = _then(layers[-1], kind)
-            if kind == "LRN" and lrn is not None:
-                fields = _normalisation(lrn)
-    except (ValueError, TypeError, IndexError, OverflowError) as error:
-        raise UserError(f"'{path}' is no whole .caffemodel: {error}") from None
-    if not layers:
+        net = caffe_proto.parse("NetParameter", path.read_bytes())
+        found = _found(net)
+    except _DAMAGED as error:
+        raise UserError(f"'{path}' cannot be imported as a .caffemodel: {error}") from None
+    if found is None:
         raise UserError(f"'{path}' is no .caffemodel: no layer in it has weights")
-    if layers[0].kernel.ndim == 4:
-        first = layers[0]
-        layers[0] = Layer(first.name, first.kernel[:, :, ::-1], first.bias, first.then)
-    return Found(
-        layers=layers,
-        presets=("bvlc_alexnet", "caffenet"),
-        fields=fields,
-        image_size=IMAGE_SIZE,
-        resize_size=RESIZE_SIZE,
-        mean=MEAN,
-        # data_transformer.cpp subtracts the mean image at the crop's own place.
-        mean_under_crop=True,
-        channel_order="bgr",
-        class_names=imagenet_classes(layers),
-    )
+    return found
 
 
 def read_mean(path: Path) -> np.ndarray:
@@ -79,126 +50,270 @@ def read_mean(path: Path) -> np.ndarray:
         UserError: the file is no such file, or damaged.
     """
     try:
-        blob = _blob(memoryview(path.read_bytes()))
+        blob = _blob(caffe_proto.parse("BlobProto", path.read_bytes()))
         blob = blob.reshape(blob.shape[-3:])
         if len(blob) != 3 or blob.shape[1] != blob.shape[2]:
             raise ValueError(f"its shape is {blob.shape}, not 3 x R x R")
-    except (ValueError, TypeError, IndexError, OverflowError) as error:
+    except _DAMAGED as error:
         raise UserError(f"'{path}' is no mean image of Caffe: {error}") from None
     return blob[::-1].transpose(1, 2, 0)
 
 
-def _layers(net: memoryview) -> Iterator[tuple]:
-    """(type, name, blobs, lrn_param) of each layer of a NetParameter, in its order."""
-    for number, value in _fields(net):
-        if number == _LAYER:
-            name, kind, blobs, lrn = _FIELDS
-        elif number == _V1_LAYER:
-            name, kind, blobs, lrn = _V1_FIELDS
-        else:
+def _found(net: Message) -> Found | None:
+    layers = []
+    # Caffe rounds the number of windows up, where it doesn't come out even (pooling_layer.cpp).
+    fields, inputs = {"pool_overhang": True}, _input_size(net)
+    for kind, layer in _layers(net):
+        if kind in _INPUTS:
+            agree(inputs, layer.name, _transformation(layer))
+        elif kind in _OTHERS:
             continue
-        found = {}
-        for field, content in _fields(value):
-            found.setdefault(field, []).append(content)
-        if number == _V1_LAYER and _V0_LAYER in found:
+        elif kind in ("Convolution", "InnerProduct"):
+            _check_always_there(layer)
+            weights = _convolution if kind == "Convolution" else _inner_product
+            layers.append(weights(layer, layers))
+        elif kind in _OPERATIONS:
+            if not layers:
+                raise ValueError(f"layer {layer.name} of type {kind} comes before all weights")
+            if kind != "Dropout":
+                _check_always_there(layer)
+            operation, numbers = _OPERATIONS[kind](layer, kind)
+            agree(fields, layer.name, numbers)
+            layers[-1] = Layer(**vars(layers[-1]) | {"then": (*layers[-1].then, operation)})
+        else:
+            raise ValueError(
+                f"layer {layer.name} is of type {kind or 'none'}, which ours don't have"
+            )
+    if not layers:
+        return None
+    if layers[0].kernel.ndim == 4:
+        layers[0] = Layer(**vars(layers[0]) | {"kernel": layers[0].kernel[:, :, ::-1]})
+    size = inputs.pop("image_size", IMAGE_SIZE)
+    return Found(
+        layers=layers,
+        presets=("bvlc_alexnet", "caffenet"),
+        fields=fields,
+        image_size=size,
+        resize_size=max(RESIZE_SIZE, size),
+        **{"mean": MEAN} | inputs,
+        # data_transformer.cpp subtracts the mean image at the crop's own place.
+        mean_under_crop=True,
+        channel_order="bgr",
+        class_names=imagenet_classes(layers),
+    )
+
+
+def _layers(net: Message) -> Iterator[tuple[str, Message]]:
+    """(type, LayerParameter or V1LayerParameter) of each layer, in the net's order."""
+    for layer in net.layers:
+        if layer.HasField("layer"):
             raise ValueError("it is of Caffe's first format: upgrade_net_proto_binary renews it")
-        type_ = found.get(kind, [b""])[0]
-        type_ = _V1_TYPES.get(type_, "") if isinstance(type_, int) else bytes(type_).decode()
-        yield (
-            type_,
-            bytes(found.get(name, [b""])[0]).decode(errors="replace"),
-            [_blob(each) for each in found.get(blobs, [])],
-            found.get(lrn, [None])[0],
+        yield caffe_proto.V1_TYPES.get(layer.type, f"number {layer.type}"), layer
+    for layer in net.layer:
+        yield layer.type, layer
+
+
+def _parameters(layer: Message, name: str) -> Message:
+    """The message `name` of a layer; with its defaults, where the file doesn't have it."""
+    parameters = getattr(layer, name)
+    if (number := caffe_proto.unknown_field(parameters)) is not None:
+        raise ValueError(f"layer {layer.name} has a field {number} in its {name}: it is unknown")
+    return parameters
+
+
+def _require(layer: Message, parameters: Message, **wanted) -> None:
+    """Raises ValueError unless the parameters have these values; a repeated one may be left out."""
+    for name, value in wanted.items():
+        given = getattr(parameters, name)
+        given = list(given) if hasattr(given, "append") else [given]
+        if any(x != value for x in given):
+            given = ", ".join(f"{x:g}" for x in given)
+            raise ValueError(f"layer {layer.name} has {name} {given}, and ours {value}")
+
+
+def _check_always_there(layer: Message) -> None:
+    if layer.include or layer.exclude:
+        raise ValueError(f"layer {layer.name} is there only under some rules (include, exclude)")
+
+
+def _square(layer: Message, parameters: Message, name: str) -> int | None:
+    """The number for both axes: "pad", or pad_h and pad_w; None where the file gives none."""
+    given = getattr(parameters, name)
+    given = list(given) if hasattr(given, "append") else [given] * parameters.HasField(name)
+    stem = name.removesuffix("_size")
+    axes = [f"{stem}_h", f"{stem}_w"]
+    if any(parameters.HasField(axis) for axis in axes):
+        given += [getattr(parameters, axis) for axis in axes]
+    if len(set(given)) > 1:
+        raise ValueError(
+            f"layer {layer.name} has {stem} {' x '.join(map(str, given))}: not a square"
         )
+    return given[0] if given else None
 
 
-def _layer(name: str, kind: str, kernel: np.ndarray, bias: np.ndarray, before: list) -> Layer:
-    bias = bias.reshape(-1)
-    if kind == "InnerProduct":
-        kernel = kernel.reshape(len(bias), -1)
-        maps = len(before[-1].bias) if before and before[-1].kernel.ndim == 4 else 0
-        pixels = kernel.shape[1] // maps if maps else 0
-        side = round(pixels**0.5)
-        if maps and maps * side**2 == kernel.shape[1]:  # it reads maps: [C, y, x] there
-            kernel = kernel.reshape(len(bias), maps, side, side).transpose(0, 2, 3, 1)
-            kernel = kernel.reshape(len(bias), -1)
-        return Layer(name, kernel.T, bias, ())
-    if kernel.ndim != 4 or len(kernel) != len(bias):
-        raise ValueError(f"layer {name}: kernel {kernel.shape}, bias {bias.shape}")
-    return Layer(name, kernel.transpose(2, 3, 1, 0), bias, ())
+def _float(value: float) -> float:
+    """A float32 in the shortest decimal that it can have been written from."""
+    return float(str(np.float32(value)))
 
 
-def _then(layer: Layer, operation: str) -> Layer:
-    return Layer(layer.name, layer.kernel, layer.bias, (*layer.then, operation))
+# The input
 
 
-def _normalisation(lrn: memoryview) -> dict:
-    """Fields from an LRNParameter: local_size 1, alpha 2, beta 3, k 5, with its defaults."""
-    given = {1: 5, 2: 1.0, 3: 0.75, 5: 1.0} | dict(_fields(lrn))
-    size, alpha, beta, k = (given[i] for i in (1, 2, 3, 5))
-    alpha, beta, k = (_float(x) for x in (alpha, beta, k))
-    return {"lrn_size": size, "lrn_alpha": alpha / size, "lrn_beta": beta, "lrn_k": k}
+def _input_size(net: Message) -> dict:
+    """{"image_size"} of a net whose input has no layer, as nets for deployment had it."""
+    shapes = [list(net.input_dim), *(list(shape.dim) for shape in net.input_shape)]
+    return _size("the net", [shape for shape in shapes if shape])
 
 
-def _float(value) -> float:
-    """A float in the shortest decimal that it can have been written from."""
-    return float(str(np.frombuffer(value, "<f4")[0])) if isinstance(value, memoryview) else value
+def _size(name: str, shapes: list[list[int]]) -> dict:
+    for shape in shapes:
+        if len(shape) == 4:
+            if shape[1] != 3 or shape[2] != shape[3]:
+                raise ValueError(f"{name} reads images {shape[1:]}, not [3, S, S]")
+            return {"image_size": shape[2]}
+    return {}
 
 
-def _blob(data: memoryview) -> np.ndarray:
-    """A BlobProto: shape 7 or num, channels, height, width 1 to 4; data 5 or double_data 8."""
-    numbers, old_shape, shape = [], {}, None
-    for field, value in _fields(data):
-        if field in (5, 8):
-            numbers.append(np.frombuffer(value, "<f4" if field == 5 else "<f8"))
-        elif field in (1, 2, 3, 4):
-            old_shape[field] = value
-        elif field == 7:
-            dims = [x for number, x in _fields(value) if number == 1]
-            shape = [n for x in dims for n in ([x] if isinstance(x, int) else _varints(x))]
-    if not numbers:
-        raise ValueError("an array without numbers")
-    if shape is None:
-        shape = [old_shape.get(field, 1) for field in (1, 2, 3, 4)]
-    return np.concatenate(numbers).astype(np.float32, copy=False).reshape(shape)
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(number, value) of each field of a message: whole numbers as int, all else as bytes."""
-    position = 0
-    while position < len(data):
-        key, position = _varint(data, position)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, position = _varint(data, position)
-            yield number, value
+def _transformation(layer: Message) -> dict:
+    """Fields of `Found` from what a data layer makes of its pictures."""
+    fields = {}
+    for name in ("transform_param", "data_param", "image_data_param", "window_data_param"):
+        if not layer.HasField(name):
             continue
-        if wire == 2:
-            size, position = _varint(data, position)
-        elif wire in (1, 5):
-            size = {1: 8, 5: 4}[wire]
-        else:
-            raise ValueError(f"wire type {wire} at byte {position}")
-        if position + size > len(data):
-            raise ValueError("it is cut off")
-        yield number, data[position : position + size]
-        position += size
+        if name == "transform_param":
+            parameters = _parameters(layer, name)
+            _require(layer, parameters, force_gray=False)
+            if means := [_float(x) for x in parameters.mean_value]:
+                if len(means) not in (1, 3):
+                    raise ValueError(f"layer {layer.name} has {len(means)} mean values")
+                fields["mean"] = tuple((means * 3)[2::-1])
+        else:  # of the data's place, too, which says nothing of the net
+            parameters = getattr(layer, name)
+        if parameters.crop_size:
+            fields["image_size"] = parameters.crop_size
+        if parameters.scale != 1:
+            fields["scale"] = (_float(parameters.scale),) * 3
+    if "input_param" in layer.DESCRIPTOR.fields_by_name:
+        shapes = [list(shape.dim) for shape in layer.input_param.shape]
+        fields |= _size(f"layer {layer.name}", shapes)
+    return fields
 
 
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[position]
-        position += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, position
-    raise ValueError(f"no number at byte {position}")
+# Layers with weights
 
 
-def _varints(data: memoryview) -> list[int]:
-    values, position = [], 0
-    while position < len(data):
-        value, position = _varint(data, position)
-        values.append(value)
-    return values
+def _arrays(layer: Message, parameters: Message) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias as the file has them; the bias is 0 where the layer has none."""
+    blobs = [_blob(blob) for blob in layer.blobs]
+    if len(blobs) != 1 + parameters.bias_term:
+        kinds = "kernel and bias" if parameters.bias_term else "a kernel (bias_term: false)"
+        raise ValueError(f"layer {layer.name} has {len(blobs)} arrays, not {kinds}")
+    kernel = blobs[0]
+    if not parameters.bias_term:
+        outputs = len(kernel) if kernel.shape[0] > 1 else kernel.shape[-2]
+        return kernel, np.zeros(outputs, np.float32)
+    return kernel, blobs[1].reshape(-1)
+
+
+def _convolution(layer: Message, before: list[Layer]) -> Layer:
+    conv = _parameters(layer, "convolution_param")
+    kernel, bias = _arrays(layer, conv)
+    if kernel.ndim != 4 or len(kernel) != len(bias) or kernel.shape[2] != kernel.shape[3]:
+        raise ValueError(f"layer {layer.name}: kernel {kernel.shape}, bias {bias.shape}")
+    geometry = {}
+    if layer.HasField("convolution_param"):
+        _require(layer, conv, axis=1, dilation=1)
+        inputs = before[-1].bias.shape[-1] if before else 3
+        told = {
+            "num_output": (conv.num_output, len(kernel)),
+            "kernel_size": (_square(layer, conv, "kernel_size"), kernel.shape[2]),
+            "group": (conv.group * kernel.shape[1], inputs),  # all inputs, by either account
+        }
+        for name, (number, own) in told.items():
+            if number and number != own:
+                raise ValueError(f"layer {layer.name} has a {name} that doesn't fit its kernel")
+        padding = _square(layer, conv, "pad") or 0
+        stride = _square(layer, conv, "stride") or 1
+        geometry = {"stride": stride, "padding": (padding, padding)}
+    return Layer(layer.name, kernel.transpose(2, 3, 1, 0), bias, (), **geometry)
+
+
+def _inner_product(layer: Message, before: list[Layer]) -> Layer:
+    inner = _parameters(layer, "inner_product_param")
+    _require(layer, inner, axis=1, transpose=False)
+    kernel, bias = _arrays(layer, inner)
+    if inner.num_output not in (0, len(bias)):
+        raise ValueError(f"layer {layer.name} has a num_output that doesn't fit its bias")
+    kernel = kernel.reshape(len(bias), -1)
+    maps = len(before[-1].bias) if before and before[-1].kernel.ndim == 4 else 0
+    pixels = kernel.shape[1] // maps if maps else 0
+    side = round(pixels**0.5)
+    if maps and maps * side**2 == kernel.shape[1]:  # it reads maps: [C, y, x] there
+        kernel = kernel.reshape(len(bias), maps, side, side).transpose(0, 2, 3, 1)
+        kernel = kernel.reshape(len(bias), -1)
+    return Layer(layer.name, kernel.T, bias, ())
+
+
+def _blob(blob: Message) -> np.ndarray:
+    """The float32 array in a BlobProto."""
+    if blob.HasField("raw_data"):
+        if blob.raw_data_type not in caffe_proto.RAW_TYPES:
+            raise ValueError(f"an array of NVIDIA's type {blob.raw_data_type}, which isn't floats")
+        numbers = np.frombuffer(blob.raw_data, caffe_proto.RAW_TYPES[blob.raw_data_type])
+    else:
+        numbers = np.array(blob.double_data or blob.data, np.float32)
+    if not len(numbers):
+        raise ValueError("an array without numbers")
+    if blob.HasField("shape"):
+        shape = list(blob.shape.dim)
+    else:
+        shape = [getattr(blob, axis) or 1 for axis in ("num", "channels", "height", "width")]
+    return numbers.astype(np.float32, copy=False).reshape(shape)
+
+
+# Layers without: (their operation in a table of layers, fields of the net)
+
+
+def _activation(layer: Message, kind: str) -> tuple[str, dict]:
+    parameters = _parameters(layer, f"{kind.lower()}_param")
+    if kind == "ReLU":
+        _require(layer, parameters, negative_slope=0)
+    return "act", {"activation": _ACTIVATIONS[kind]}
+
+
+def _pooling(layer: Message, _: str) -> tuple[str, dict]:
+    pool = _parameters(layer, "pooling_param")
+    _require(layer, pool, global_pooling=False)
+    if pool.pool not in (0, 1):
+        raise ValueError(f"layer {layer.name} pools by method {pool.pool}: not maximum or average")
+    if padding := _square(layer, pool, "pad"):
+        raise ValueError(f"layer {layer.name} has pad {padding}, and ours 0")
+    window, stride = _square(layer, pool, "kernel_size"), _square(layer, pool, "stride") or 1
+    if window is None:  # Caffe would not run it: a file without its layers' parameters
+        window, stride = 3, 2
+    method = ("max", "avg")[pool.pool]
+    return "pool", {"pooling": method, "pool_window": window, "pool_stride": stride}
+
+
+def _normalisation(layer: Message, _: str) -> tuple[str, dict]:
+    lrn = _parameters(layer, "lrn_param")
+    if lrn.norm_region != 0:
+        raise ValueError(f"layer {layer.name} normalises WITHIN_CHANNEL, ours ACROSS_CHANNELS")
+    if lrn.local_size % 2 == 0:
+        raise ValueError(f"layer {layer.name} has local_size {lrn.local_size}, which isn't odd")
+    alpha = _float(lrn.alpha) / lrn.local_size
+    numbers = {"lrn_alpha": alpha, "lrn_beta": _float(lrn.beta), "lrn_k": _float(lrn.k)}
+    return "lrn", {"lrn_size": lrn.local_size, **numbers}
+
+
+def _dropout(layer: Message, _: str) -> tuple[str, dict]:
+    rate = _parameters(layer, "dropout_param").dropout_ratio
+    return "drop", {"dropout": _float(rate)}
+
+
+_OPERATIONS = {
+    **dict.fromkeys(_ACTIVATIONS, _activation),
+    "Pooling": _pooling,
+    "LRN": _normalisation,
+    "Dropout": _dropout,
+}

@@ -24,7 +24,7 @@ import numpy as np
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.weights import pickles
-from alexnet_jax.weights.net import Found, Layer
+from alexnet_jax.weights.net import Found, Layer, agree
 
 # Channel means of ImageNet's training set (CC2 make-data/input_meta). The mean image that the nets
 # were trained with is in the data's batches.meta, not in the checkpoint.
@@ -228,11 +228,7 @@ class _Net:
 
     def set(self, layer: Mapping, **fields) -> None:
         """Sets fields of the net, which all its layers must agree about."""
-        for name, value in fields.items():
-            if self.fields.setdefault(name, value) != value:
-                raise ValueError(
-                    f"layer {layer['name']} has {name}={value}, others {self.fields[name]}"
-                )
+        agree(self.fields, layer["name"], fields)
 
 
 def _kernel(layer: Mapping, i: int, matrix: np.ndarray, before: Sequence[Layer], towers: int):

@@ -22,12 +22,15 @@ class Layer:
     bias: [maps], [oh, ow, maps] or [units].
     then: the operations up to the next layer: "act", "pool", "avg_pool", "lrn", "norm", "drop";
         None where the file doesn't say.
+    stride, padding: of a convolution, the padding as (before, after), in pixels; None likewise.
     """
 
     name: str
     kernel: np.ndarray
     bias: np.ndarray
     then: tuple[str, ...] | None = None
+    stride: int | None = None
+    padding: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +63,16 @@ def fit(found: Found) -> tuple[str, dict, dict]:
     """The preset that a file's net is, its fields, and its parameters under our names.
 
     Raises:
-        UserError: none has these layers; the message lists them, and those of the nearest net.
+        UserError: none has these layers; the message lists them, and those of the nearest net, or
+            says which stride or padding is another.
     """
     theirs = [(layer.kernel.shape, layer.bias.shape) for layer in found.layers]
     nearest = None
     for preset in found.presets:
         model, fields = _scaled(preset, found)
         shapes = _shapes(model, found.image_size)
-        if shapes == theirs and _same_order(model.layers, found.layers):
+        if shapes == theirs and _same_order(model, found.layers):
+            _check_geometry(preset, model, found.layers)
             params = {
                 row.name: {"kernel": layer.kernel, "bias": layer.bias}
                 for row, layer in zip(model.layers, found.layers, strict=True)
@@ -84,6 +89,17 @@ def fit(found: Found) -> tuple[str, dict, dict]:
         + f"\n  {preset}, as wide as its first layer, for {found.image_size} pixels:\n"
         + _list((row.name, *shape, row.then) for row, shape in rows)
     )
+
+
+def agree(fields: dict, layer: str, given: dict) -> None:
+    """Adds to the net's `fields` what `layer` gives; all layers must give the same.
+
+    Raises:
+        ValueError: another layer has given something else.
+    """
+    for name, value in given.items():
+        if fields.setdefault(name, value) != value:
+            raise ValueError(f"layer {layer} has {name} {value}, where others have {fields[name]}")
 
 
 def imagenet_classes(layers: Sequence[Layer]) -> tuple[str, ...]:
@@ -120,20 +136,34 @@ def _shapes(model: AlexNet, image_size: int) -> list[tuple]:
     return [(row["kernel"].shape, row["bias"].shape) for row in rows]
 
 
-def _same_order(own: Sequence, theirs: Sequence[Layer]) -> bool:
+def _same_order(model: AlexNet, theirs: Sequence[Layer]) -> bool:
+    maximum = model.pooling == "max"
     return all(
-        layer.then is None or _canonical(row.then) == _canonical(layer.then)
-        for row, layer in zip(own, theirs, strict=True)
+        layer.then is None or _canonical(row.then, maximum) == _canonical(layer.then, maximum)
+        for row, layer in zip(model.layers, theirs, strict=True)
     )
 
 
-def _canonical(then: Sequence[str]) -> list[str]:
+def _canonical(then: Sequence[str], maximum: bool) -> list[str]:
     """Without dropout; and activations before maximum pooling, where they are the same as after."""
     ops = [op for op in then if op != "drop"]
-    for i in range(1, len(ops)):
+    for i in range(1, len(ops) if maximum else 0):
         if ops[i - 1 : i + 1] == ["pool", "act"]:
             ops[i - 1 : i + 1] = ["act", "pool"]
     return ops
+
+
+def _check_geometry(preset: str, model: AlexNet, theirs: Sequence[Layer]) -> None:
+    """Raises UserError unless the convolutions have the model's strides and paddings."""
+    for row, layer in zip(model.layers, theirs, strict=True):
+        if not isinstance(row, Conv):
+            continue
+        _, stride, padding = model.geometry(row)
+        own = {"stride": stride, "padding": padding}
+        for name, number in own.items():
+            given = getattr(layer, name)
+            if given not in (None, number):
+                raise UserError(f"layer {layer.name} has {name} {given}, and {preset} {number}")
 
 
 def _list(rows: Iterable[tuple]) -> str:
