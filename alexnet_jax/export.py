@@ -112,7 +112,7 @@ def _check_torchvision(net: Pretrained) -> None:
     if wrong:
         raise UserError(
             f"torchvision's AlexNet cannot hold this net, for its {', '.join(wrong)}: it is "
-            "model.name=alexnet_owt with model.lrn=False; --to=stablehlo takes any net"
+            "model.name=torchvision; --to=stablehlo takes any net"
         )
     maps, inputs = net.params["conv5"]["bias"].shape[-1], net.params["fc6"]["kernel"].shape[0]
     side = torchvision.POOLED

@@ -38,7 +38,7 @@ class OptimSpec:
     optimizer: str = "momentum"  # 'momentum' (the paper's rule) or 'lars' (the same, trust-scaled)
     learning_rate: float = 0.01  # at the start (paper section 5)
     momentum: float = 0.9  # paper section 5
-    weight_decay: float = 5e-4  # kernels only, times the rate (section 5; source, weights.cu)
+    weight_decay: float = 5e-4  # kernels only, times the rate (section 5; source, layer.cu:565)
     bias_rate: float = 1.0  # biases' rate over kernels': 1 in the paper's text, 2 in its source
     schedule: str = "constant"  # 'constant', 'plateau', 'epochs' or 'dexp'
     drop_factor: float = 10.0  # what 'plateau', 'epochs' and the biases' own schedule divide by
@@ -67,8 +67,10 @@ def _logged(drops, conv_cut, frozen, stop, layers=("conv1",)) -> dict:
 # Epochs at which the 2012 runs changed rates, by net (source: layers/layer-params-*.cfg; fact sheet
 # section 5), read as completed epochs. `optim` holds fields of OptimSpec; `noise_until_epoch` ends
 # the colour noise (None: not logged); `num_epochs` is where the run was stopped. Drops are those of
-# the kernels: biases stayed at 0.02, but for one unlogged drop in 145-2010 (here a layer's cut and
-# freezing take its biases along). Not logged: 147's early cut of conv1, 145-half's last drop.
+# the kernels. Biases stayed at 0.02 in 145 to the end; 145-2010, 147 and 145-half ended with biases
+# at 0.002 (145-half: of conv1 and conv2 alone), at an epoch that is not logged and so is left out
+# here. A layer's cut and freezing take its biases along. Not logged either: 147's early cut of
+# conv1, 145-half's last drop.
 LOGGED_RUNS: dict[str, dict] = {
     "145-2010": _logged((23, 51, 78), conv_cut=68, frozen=72, stop=93),
     "145": _logged((25, 51, 79), conv_cut=67, frozen=72, stop=91),

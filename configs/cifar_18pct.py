@@ -4,6 +4,11 @@
 
 Published: 18% in 20 minutes of a 2011 GPU (dnouri/cuda-convnet, example-layers/layers-18pct.cfg and
 layer-params-18pct.cfg): 120 epochs, 10 at a tenth of the rate and 10 at a hundredth.
+
+All CIFAR-10 configurations differ from the code site's runs in this: those took the five files of
+10,000 images in turn, always in one order, each in 79 batches of which the last has 16 images (395
+updates an epoch); here an epoch is a fresh permutation in 390 whole batches, and 80 images wait for
+the next.
 """
 
 from configs import base

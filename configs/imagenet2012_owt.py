@@ -4,7 +4,9 @@
 
 Published: top-1 42.55%, top-5 19.81% on the validation set from the centre crop, 40.42% and 18.15%
 from ten views (akrizhevsky/cuda-convnet2, wiki). Over several devices, as the paper has it:
---config.mesh.layout=hybrid --config.mesh.model=N.
+--config.mesh.layout=hybrid --config.mesh.model=N. Source: cuda-convnet2,
+layers/layers-imagenet-1gpu.cfg and layer-params-imagenet-1gpu.cfg (once
+layers-223-ce2-1gpu-crp.cfg and layer-params-223-ce2-1gpu.cfg).
 """
 
 from configs import base

@@ -52,7 +52,7 @@ def test_torchvision_safetensors(small, tmp_path):
     file = tmp_path / "alexnet.safetensors"
     safetensors.numpy.save_file(weights, file)
     said = import_weights("torchvision", file, tmp_path / "out")
-    assert said.startswith("alexnet_owt, ")
+    assert said.startswith("torchvision, ")
     assert_close(logits(tmp_path / "out", images.astype(np.float32) - 128), expected)
 
 
@@ -306,7 +306,7 @@ def test_what_is_written(small, tmp_path):
     import_weights("torchvision", file, out)
     assert sorted(each.name for each in out.iterdir()) == ["weights.json", "weights.safetensors"]
     told = json.loads((out / "weights.json").read_text())
-    assert told["model"]["name"] == "alexnet_owt"
+    assert told["model"]["name"] == "torchvision"
     assert told["source"]["file"] == file.name
     assert told["preprocess"]["channel_order"] == "rgb"
     import_weights("torchvision", file, out)  # once more is no harm

@@ -15,7 +15,7 @@ from alexnet_jax.optim import OptimSpec, make_optimizer
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = dict(width=1 / 16, hidden_units=32, num_classes=10)
 MODELS = {
-    "torchvision": ("alexnet_owt", dict(lrn=False)),
+    "torchvision": ("torchvision", {}),
     "caffenet": ("caffenet", {}),
     "bvlc_alexnet": ("bvlc_alexnet", {}),
     "two_towers": ("alexnet", {}),

@@ -2,7 +2,7 @@
 
 [S] marks what was read in the source that is named; the rest is the paper's text.
 Sources: CHM computerhistory/AlexNet-Source-Code, CC1 dnouri/cuda-convnet, CC2
-akrizhevsky/cuda-convnet2, CAF BVLC/caffe.
+akrizhevsky/cuda-convnet2, CAF BVLC/caffe, TV pytorch/vision.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ class Preset:
     fields: dict
 
 
-def _table(maps, orders, *, std=0.01, hidden_std=0.01, padding=(0, 3), last_bias=0.0):
+def _table(maps, orders, *, std=0.01, hidden_std=0.01, padding=(0, 3), last_bias=0.0, pads=(2, 1)):
     """Figure 2's five convolutions and three dense layers, with `maps` and the order in layers 1,
-    2 and 5; `std` is that of conv3, conv4 and conv5."""
+    2 and 5; `std` is that of conv3, conv4 and conv5, `pads` the padding of conv2 and conv5."""
     first, second, fifth = orders
     return (
         # 224 pixels give 55 because the last window hangs over by 3 [S: CHM layers-145.cfg].
         Conv("conv1", maps[0], kernel=11, stride=4, padding=padding, then=first),
-        Conv("conv2", maps[1], kernel=5, padding=2, bias=1, then=second),
+        Conv("conv2", maps[1], kernel=5, padding=pads[0], bias=1, then=second),
         Conv("conv3", maps[2], kernel=3, padding=1, joins=True, std=std),
         Conv("conv4", maps[3], kernel=3, padding=1, std=std, bias=1),
-        Conv("conv5", maps[4], kernel=3, padding=1, std=std, bias=1, then=fifth),
+        Conv("conv5", maps[4], kernel=3, padding=pads[1], std=std, bias=1, then=fifth),
         Dense("fc6", 4096, std=hidden_std, bias=1, then=("act", "drop")),
         Dense("fc7", 4096, std=hidden_std, bias=1, then=("act", "drop")),
         Dense("fc8", bias=last_bias),
@@ -44,8 +44,10 @@ CAFFENET_ORDER = (("act", "pool", "lrn"), ("act", "pool", "lrn"), ("act", "pool"
 
 PAPER = _table(PAPER_MAPS, PAPER_ORDER)
 NET145 = _table(PAPER_MAPS, NET145_ORDER, std=0.03)
-# Section 6.1 puts the sixth layer over the last pooling layer. That it reads both towers follows
-# from the net's parameter count, its std and bias from those of conv5.
+# Maps of 55, 28, 26, 13, 11 and 6 pixels: the padding makes up for the smaller windows.
+NET147 = _table(PAPER_MAPS, NET145_ORDER, std=0.03, pads=(1, 0))
+# The sixth layer over the last pooling layer [S: CHM layers-146-2011.cfg:258-286]. There, for
+# 21,843 classes, a linear layer of 2048 stands before the classes; without it this is 146-2009.
 SIX_CONV = (
     *NET145[:5],
     Conv("conv6", 256, kernel=3, padding=1, joins=True, std=0.03, bias=1),
@@ -106,15 +108,23 @@ PRESETS = {
             **SOURCE_LRN,
         },
     ),
+    "net147": Preset(
+        "net145 with pooling windows that don't overlap [S: CHM layers-147.cfg]",
+        {"layers": NET147, "pool_window": 2, "pool_overhang": True, **SOURCE_LRN},
+    ),
     "alexnet_six_conv": Preset(
         "net 146, for pre-training: net145 and a sixth convolution over the last pool [S: CHM]",
         {"layers": SIX_CONV, **SOURCE_LRN},
     ),
     "alexnet_owt": Preset(
-        "one weird trick's net [S: CC2 layers-223-ce2-1gpu-crp.cfg]; torchvision's with lrn=False",
-        # Inverted, so that torchvision's weights give its logits; training is the same net up to
-        # the scale of the weights.
-        {"layers": OWT, "towers": 1, "inverted_dropout": True, **SOURCE_LRN},
+        # Its file was renamed to layers-imagenet-1gpu.cfg. Its dropout2 drops in training and
+        # halves in testing (cudaconvnet/src/layer.cu:1374-1383), as the paper's text does.
+        "one weird trick's net [S: CC2 layers-223-ce2-1gpu-crp.cfg]",
+        {"layers": OWT, "towers": 1, **SOURCE_LRN},
+    ),
+    "torchvision": Preset(
+        "torchvision's alexnet: one weird trick's without LRN, its dropout inverted [TV]",
+        {"layers": OWT, "towers": 1, "lrn": False, "inverted_dropout": True},
     ),
     "caffenet": Preset(
         "Caffe's CaffeNet: pool before LRN [S: CAF bvlc_reference_caffenet]; takes 227 pixels",

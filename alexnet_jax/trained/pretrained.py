@@ -253,7 +253,10 @@ def _open_weights(file: Path) -> Pretrained:
             mean_under_crop=bool(told["mean_under_crop"]),
             scale=np.asarray(told["scale"], np.float32),
         )
-        model = models.create(**description["model"])
+        told = description["model"]
+        if told["name"] == "alexnet_owt" and description["source"].get("program") == "torchvision":
+            told = told | {"name": "torchvision"}  # what imports called it until version 0.1
+        model = models.create(**told)
         class_names = tuple(description["class_names"])
         params = {}
         for key, array in tensors.items():

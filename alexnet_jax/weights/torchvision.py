@@ -80,8 +80,8 @@ def read(path: Path) -> Found:
         layers.append(Layer(layer, kernel, np.asarray(tensors[f"{place}.bias"], np.float32)))
     return Found(
         layers=layers,
-        presets=("alexnet_owt",),
-        fields={"lrn": False},
+        presets=("torchvision",),
+        fields={},
         image_size=IMAGE_SIZE,
         resize_size=RESIZE_SIZE,
         mean=[255 * m for m in MEAN],
