@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scipy import stats
+from statsmodels.stats.power import TTestPower
 
 from alexnet_jax.errors import choose
 
 CONFIDENCE = 0.95
+POWER = 0.8  # with which `Interval.detectable` would be seen
 TARGET = 25.0  # training error in percent of Figure 1
 
 
@@ -50,9 +52,14 @@ def _trained(name: str) -> Callable[[dict], float | None]:
     return of
 
 
-def _epochs_to_target(line: dict) -> float | None:
+class AtLeast(float):
+    """A number of a run that ended before it was known: it is this or more."""
+
+
+def _epochs_to_target(line: dict) -> float:
     train = curve(line, training=True)
-    return next((each["epoch"] for each in train if each["top1_error"] <= TARGET), None)
+    reached = (each["epoch"] for each in train if each["top1_error"] <= TARGET)
+    return next(reached, AtLeast(train[-1]["epoch"]))
 
 
 def _best_epoch(line: dict) -> float:
@@ -97,7 +104,13 @@ def by_seed(lines: Sequence[dict], variant: str, measure: str) -> dict[int, floa
 class Interval:
     """A mean difference, or geometric mean quotient, over `n` pairs, and its 95% interval.
 
-    `low` and `high` are None with fewer than two pairs.
+    Attributes:
+        low, high: None with fewer than two pairs. Of a lower bound, `high` is infinite.
+        p: of Student's two-sided t-test of no difference.
+        detectable: the smallest difference, or quotient above 1, that so many pairs of this spread
+            would show with a probability of 80%.
+        at_least: whether some value of the variant is a lower bound: then so is all of this, and
+            `low` is the smallest of the pairs.
     """
 
     mean: float
@@ -105,6 +118,9 @@ class Interval:
     high: float | None
     n: int
     ratio: bool = False
+    p: float | None = None
+    detectable: float | None = None
+    at_least: bool = False
 
     @property
     def neutral(self) -> float:
@@ -120,32 +136,49 @@ class Interval:
 def paired(a: dict[int, float | None], b: dict[int, float | None], *, ratio=False):
     """`a` minus `b`, or `a` over `b`, of the seeds that both have: an Interval by Student's t.
 
-    None where there is no such seed, or a value is missing.
+    None where there is no such seed, a value is missing, or one of `b` is a lower bound.
     """
     seeds = sorted(a.keys() & b.keys())
     if not seeds or any(values[seed] is None for values in (a, b) for seed in seeds):
+        return None
+    if any(isinstance(b[seed], AtLeast) for seed in seeds):
         return None
     turn = math.log if ratio else float
     back = math.exp if ratio else float
     differences = [turn(a[seed]) - turn(b[seed]) for seed in seeds]
     mean, n = statistics.fmean(differences), len(seeds)
+    if any(isinstance(a[seed], AtLeast) for seed in seeds):
+        low = back(min(differences))
+        return Interval(back(mean), low, math.inf, n, ratio, at_least=True)
     if n < 2:
         return Interval(back(mean), None, None, n, ratio)
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
-    half = quantile * statistics.stdev(differences) / math.sqrt(n)
-    return Interval(back(mean), back(mean - half), back(mean + half), n, ratio)
+    spread = statistics.stdev(differences)
+    error = spread / math.sqrt(n)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    effect = float(TTestPower().solve_power(nobs=n, alpha=1 - CONFIDENCE, power=POWER))
+    detectable = back(effect * spread)
+    return Interval(back(mean), back(mean - half), back(mean + half), n, ratio, p, detectable)
 
 
-def verdict(interval: Interval | None, paper: float | str | None) -> str:
-    """Whether what was found agrees with what the paper says of the difference.
+def verdict(interval: Interval | None, paper: float | str | None, p: float | None = None) -> str:
+    """What was found, beside what the paper says of the difference.
 
-    `paper` is its difference or quotient, or "higher" or "lower". Only the direction is judged: at
-    another scale the size may well be another.
+    Only the direction decides between "agrees" and "contradicts": at another scale the size may
+    well be another. Where no difference shows, the interval either leaves the paper's out ("no
+    effect of that size") or not ("not visible": these seeds cannot tell).
+
+    Args:
+        paper: its difference or quotient, or "higher" or "lower"; None if it says nothing.
+        p: of no difference, corrected for the family of the finding; the interval decides if None.
     """
     if interval is None or interval.low is None:
         return "not decided"
-    if not interval.visible:
-        return "not visible at this scale"
+    shows = interval.visible if p is None else p < 1 - CONFIDENCE
+    if not shows:
+        if isinstance(paper, str) or paper is None or interval.low <= paper <= interval.high:
+            return "not visible"
+        return "no effect of that size"
     if paper is None:
         return "visible"
     higher = paper == "higher" if isinstance(paper, str) else paper > interval.neutral

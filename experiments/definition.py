@@ -5,7 +5,8 @@
 
 Beside these two it may have OVERRIDES, of every variant; SEEDS, how many of each (3); UNIT, what
 else their number counts; BASELINE, the variant that the others are compared with ("baseline", or
-else the first); CLAIM, its number in the ledger; MEASURES, names out of experiments/compare.py; and
+else the first); CLAIM, its number in the ledger; MEASURES, names out of experiments/compare.py;
+FAMILY, whether its variants are one family of findings, whose p values are corrected together; and
 PAPER, what the paper says of a variant's difference to the baseline: a number in the first measure,
 "higher" or "lower", or a dict of these by measure. The file's first line says what it is about. A
 variant whose `init_from` is another's name begins, seed by seed, with the weights that the other
@@ -55,6 +56,7 @@ class Sweep:
     claim: int | None = None
     measures: tuple[str, ...] = ("top1_error", "loss")
     paper: dict[str, float | str | dict[str, float | str]] = field(default_factory=dict)
+    family: bool = False  # its findings' p values are corrected together
 
     @property
     def sources(self) -> set[str]:

@@ -25,7 +25,7 @@ from alexnet_jax.features import nearest
 from alexnet_jax.models.alexnet import Conv
 from alexnet_jax.trained import names, plots
 from experiments import analyse
-from experiments.compare import TARGET, by_seed, curve
+from experiments.compare import AtLeast, TARGET, by_seed, curve
 from experiments.definition import Sweep, studies
 from experiments.record import read_records
 
@@ -81,7 +81,7 @@ def activations(name: str) -> None:
         shown = f"{variant}, rate {rate:g}: "
         if not epochs:
             continue
-        if None not in epochs:
+        if not any(isinstance(each, AtLeast) for each in epochs):
             reached[variant] = statistics.fmean(epochs)
             shown += f"{reached[variant]:.1f} epochs"
         else:

@@ -1,4 +1,4 @@
-"""The paper's claims, one a row: what it says, what came out here, and a verdict.
+"""The paper's claims: what it says, what came out here, a verdict each, and all findings behind it.
 
     python -m experiments.ledger [--check]
 
@@ -15,10 +15,10 @@ from absl import flags
 
 from alexnet_jax import cli, models
 from alexnet_jax.console import layer_rows, say
-from experiments import record
-from experiments.compare import MEASURES, verdict
-from experiments.definition import Sweep, studies
-from experiments.tabulate import compared, difference, markdown, rows, spread
+from experiments import findings, record
+from experiments.compare import MEASURES
+from experiments.findings import Finding
+from experiments.tabulate import markdown
 
 PATH = Path(__file__).parent / "ledger.md"
 NOT_RUN = "paper scale: not run"
@@ -130,8 +130,8 @@ CLAIMS = (
         9,
         "ReLU reaches 25% training error sooner than tanh (3.1, Figure 1)",
         "6×",
-        ("activations",),
-        configs="cifar_19pct, unregularised",
+        ("figure1", "activations"),
+        configs="cifar_18pct, unregularised",
     ),
     Claim(10, "Ten views are better than the centre (4.1)", "1.55 / 1.30 points", ("views",)),
     Claim(
@@ -166,44 +166,76 @@ CLAIMS = (
 )
 
 
-def found(sweep: Sweep) -> tuple[list[str], list[str]]:
-    """What a sweep's records say, a line for each compared variant, and the verdicts on them."""
-    lines = record.read_records(sweep.name)
-    results, verdicts = [], []
-    for row in rows(sweep, lines):
-        for measure in compared(sweep):
-            interval, said = row.against.get(measure), sweep.said(row.variant, measure)
-            if row.variant == sweep.baseline or (said is None and sweep.paper):
-                continue
-            title = "" if measure == sweep.measures[0] else f" in {MEASURES[measure].title}"
-            values = list(row.values[measure].values())
-            shown = difference(interval, measure) or spread(values, measure)
-            results.append(f"{row.variant}{title}: {shown}, {row.seeds} {sweep.unit}")
-            verdicts.append(verdict(interval, said))
-    return results, verdicts
+SIGNS = {"agrees": "🟢", "contradicts": "🔴", "no effect of that size": "🟠"}  # else ⚪
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with all that was found of it, and what its primary finding or own count says."""
+
+    claim: Claim
+    findings: Sequence[Finding]
+    ours: str
+    verdict: str
+
+
+def judge(claim: Claim) -> Judged:
+    """The claim's findings and its verdict, which is that of its primary finding."""
+    if claim.own:
+        return Judged(claim, (), *claim.own())
+    found = findings.of_claim(claim.number, claim.names)
+    if not found or not found[0].primary:
+        return Judged(claim, found, "not run yet", "not run yet")
+    first = found[0]
+    return Judged(
+        claim, found, f"{first.title} {first.ours}, {first.n} {first.unit}", first.verdict
+    )
+
+
+def summary(judged: Sequence[Judged]) -> str:
+    """How many claims have which verdict, in a sentence."""
+    verdicts = [each.verdict.partition(" in ")[0] for each in judged]
+    counts = [(verdicts.count(word), words) for word, words in SENTENCE.items()]
+    rest = len(judged) - sum(count for count, _ in counts)
+    parts = [f"{count} {words}" for count, words in counts if count]
+    parts += [f"{rest} cannot be judged from what was run"] if rest else []
+    return f"Of {len(judged)} claims, {', '.join(parts)}."
+
+
+SENTENCE = {
+    "agrees": "agree",
+    "no effect of that size": "show no effect of the paper's size",
+    "contradicts": "contradict",
+    "visible": "has no statement in the paper to compare with",
+}
 
 
 def grid(*, short: bool = False) -> list[list[str]]:
-    """The ledger's rows as texts, its header first; `short` leaves out the configurations."""
-    known = studies()
-    texts = [["claim", "the paper says", "its number", "found at bench scale", "verdict"]]
-    texts[0] += [] if short else ["tested by", "at the paper's scale"]
+    """One row a claim, as texts, the header first; `short` leaves out the configurations."""
+    texts = [["claim", "the paper says", "its number", "found here", "verdict"]]
+    texts[0] += [] if short else ["at the paper's scale"]
+    for judged in map(judge, CLAIMS):
+        claim = judged.claim
+        verdict = f"{SIGNS.get(judged.verdict.partition(' in ')[0], '⚪')} {judged.verdict}"
+        row = [str(claim.number), claim.says, claim.paper, judged.ours, verdict]
+        done = claim.own and judged.verdict != NOT_RUN
+        where = claim.configs if done else f"{claim.configs}: not run"
+        texts.append(row if short else [*row, where])
+    return texts
+
+
+def all_findings() -> list[list[str]]:
+    """One row a finding, as texts, the header first."""
+    texts = [["claim", "finding", "the paper's", "found [95%]", "n", "p", "would show", "verdict"]]
     for claim in CLAIMS:
-        results, verdicts = [], []
-        for name in claim.names:
-            if name in known:
-                more, judged = found(known[name])
-                results += more
-                verdicts += judged
-        if claim.own:
-            result, judged = claim.own()
-            results, verdicts = [result], [judged]
-        what = "<br>".join(results) or "not run yet"
-        text = "<br>".join(verdicts) if len(set(verdicts)) > 1 else "".join(verdicts[:1])
-        row = [str(claim.number), claim.says, claim.paper, what, text or "not run yet"]
-        where = claim.configs if claim.own and text != NOT_RUN else f"{claim.configs}: not run"
-        tested = ", ".join(f"[{name}](results/{name}/table.md)" for name in claim.names)
-        texts.append(row if short else [*row, tested, where])
+        for each in judge(claim).findings:
+            study, variant, measure = each.name
+            mark = " **(primary)**" if each.primary else ""
+            title = f"[{variant}](results/{study}/table.md), {MEASURES[measure].title}{mark}"
+            n = f"{each.n} {each.unit}"
+            p = "" if each.p is None else "<0.001" if each.p < 0.001 else f"{each.p:.3f}"
+            row = [str(claim.number), title, each.paper, each.ours, n, p, each.power, each.verdict]
+            texts.append(row)
     return texts
 
 
@@ -211,13 +243,24 @@ def text() -> str:
     """The whole of ledger.md."""
     return f"""# The paper's claims
 
-Made by `python -m experiments.ledger` from the records in `experiments/results`, not by hand.
-Differences are to each sweep's baseline, in points of top-1 error unless said, with the 95%
-interval of Student's t over pairs of one seed. "Agrees" and "contradicts" are about the direction,
-where the interval leaves no difference out; else the effect is "not visible at this scale". Bench
-scale: small nets on Imagenette at 32 pixels and on CIFAR-10 (re-encoded as JPEG), minutes each.
+{summary([judge(claim) for claim in CLAIMS])}
+Each claim is judged by one finding, chosen in `experiments/findings.py` before its runs.
 
-{markdown(grid())}"""
+Made by `python -m experiments.ledger` from the records in `experiments/results`, not by hand. Bench
+scale: small nets on Imagenette at 32 pixels and on CIFAR-10 (re-encoded as JPEG).
+
+{markdown(grid(), numbers=False)}
+## All findings
+
+Differences are to each sweep's baseline, in points of top-1 error unless said, with the 95%
+interval of Student's t over pairs of one seed. p is of no difference, corrected by Holm's method
+where several variants are one family (the grid of dropout and pooling, the middle convolutions, the
+readings of the colour noise); intervals are not corrected. "Would show" is the smallest difference
+that so many seeds of this spread show with a probability of 80%. "Agrees" and "contradicts" are
+about the direction. Where no difference shows, "no effect of that size" means that the interval
+leaves the paper's number out, and "not visible" that these seeds cannot tell.
+
+{markdown(all_findings(), numbers=False)}"""
 
 
 def main(_) -> int:

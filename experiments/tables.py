@@ -23,7 +23,7 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.console import say
 from alexnet_jax.errors import UserError, choose
-from experiments import ledger, record
+from experiments import findings, ledger, record
 from experiments.definition import ROOT, Sweep, studies
 from experiments.tabulate import grid, markdown, rows
 
@@ -64,9 +64,9 @@ def comma_separated(sweep: Sweep, lines: Sequence[dict]) -> str:
 def block(name: str) -> str:
     """What stands in the README's block of that name."""
     if name == "ledger":
-        return markdown(ledger.grid(short=True))
+        return markdown(ledger.grid(short=True), numbers=False)
     sweep = studies()[choose(name, (*studies(), "ledger"), "table")]
-    return markdown(grid(sweep, record.read_records(name)))
+    return markdown(grid(sweep, findings.records(sweep)))
 
 
 def filled(text: str) -> str:
@@ -107,8 +107,9 @@ def main(names: list[str]) -> int:
         if not record.read_records(name):
             raise UserError(f"no records of '{name}': run experiments/sweeps/{name}.py")
     for name, sweep in known.items():
-        lines = record.read_records(name)
-        if lines and (not names or name in names):
+        if names and name not in names:
+            continue
+        if lines := findings.records(sweep):
             write(sweep, lines)
             print(f"{name}: {sweep.about.splitlines()[0]}\n\n{markdown(grid(sweep, lines))}")
     return 0

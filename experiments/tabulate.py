@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.compare import MEASURES, Interval, by_seed, paired
+from experiments.compare import MEASURES, AtLeast, Interval, by_seed, paired
 from experiments.definition import Sweep
 
 
@@ -74,8 +74,11 @@ def grid(sweep: Sweep, lines: Sequence[dict]) -> list[list[str]]:
 def spread(values: Sequence[float | None], measure: str) -> str:
     """'12.30 ± 0.45': mean and standard deviation over seeds."""
     digits = MEASURES[measure].digits
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and not isinstance(value, AtLeast)]
     if len(known) < len(values):
+        bounds = [value for value in values if isinstance(value, AtLeast)]
+        if bounds and not known:
+            return f"not within {min(bounds):.{digits}f}"
         return f"reached by {len(known)} of {len(values)}" if known else "not reached"
     mean = f"{statistics.fmean(known):.{digits}f}"
     return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
@@ -86,6 +89,9 @@ def difference(interval: Interval | None, measure: str) -> str:
     if interval is None:
         return ""
     digits = MEASURES[measure].digits
+    if interval.at_least:  # what the shortest of the runs allows to say
+        sign = "×" if interval.ratio else ""
+        return f"at least {sign}{interval.low:.{digits}f}"
     mean = f"×{interval.mean:.{digits}f}" if interval.ratio else f"{interval.mean:+.{digits}f}"
     if interval.low is None:
         return mean
@@ -100,7 +106,7 @@ def paper(said: float | str | None, measure: str) -> str:
     return f"×{said:g}" if MEASURES[measure].ratio else f"{said:+g}"
 
 
-def markdown(texts: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; all columns but the first are numbers."""
-    rule = ["---", *["---:"] * (len(texts[0]) - 1)]
+def markdown(texts: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
+    """A table in Markdown; all columns but the first are numbers, unless told."""
+    rule = ["---", *["---:" if numbers else "---"] * (len(texts[0]) - 1)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (texts[0], rule, *texts[1:]))

@@ -18,8 +18,10 @@ from experiments import (
     compare,
     definition,
     figures,
+    findings,
     ledger,
     record,
+    reproduce,
     seeds_together,
     tables,
     tabulate,
@@ -74,17 +76,45 @@ def test_quotients_are_compared_as_quotients():
         (Interval(1.0, 0.5, 1.5, 3), 1.4, "agrees"),
         (Interval(-1.0, -1.5, -0.5, 3), 1.4, "contradicts"),
         (Interval(1.0, 0.5, 1.5, 3), "lower", "contradicts"),
-        (Interval(1.0, -0.5, 2.5, 3), 1.4, "not visible at this scale"),
+        (Interval(1.0, -0.5, 2.5, 3), 1.4, "not visible"),
+        (Interval(0.1, -0.5, 0.7, 3), 1.4, "no effect of that size"),
+        (Interval(1.0, -0.5, 2.5, 3), "higher", "not visible"),
         (Interval(0.6, 0.5, 0.7, 3, ratio=True), 0.5, "agrees"),
-        (Interval(0.6, 0.5, 1.2, 3, ratio=True), 0.5, "not visible at this scale"),
+        (Interval(0.6, 0.4, 1.2, 3, ratio=True), 0.5, "not visible"),
+        (Interval(0.8, 0.6, 1.2, 3, ratio=True), 0.5, "no effect of that size"),
         (Interval(3.0, 2.0, 4.0, 3, ratio=True), 6.0, "agrees"),
         (Interval(1.0, 0.5, 1.5, 3), None, "visible"),
         (Interval(1.0, None, None, 1), 1.4, "not decided"),
         (None, 1.4, "not decided"),
     ],
 )
-def test_the_verdict_is_about_the_direction(interval, paper, expected):
+def test_the_verdict_is_about_the_direction_and_then_the_size(interval, paper, expected):
     assert verdict(interval, paper) == expected
+
+
+def test_a_run_that_does_not_get_there_is_a_lower_bound():
+    """A tanh net that is not at 25% when its run ends: at least so many times ReLU's epochs."""
+    relu = {0: 7.0, 1: 8.0}
+    tanh = {0: compare.AtLeast(56.0), 1: 48.0}
+    found = paired(tanh, relu, ratio=True)
+    assert found.at_least
+    assert found.low == pytest.approx(6.0)
+    assert tabulate.difference(found, "epochs_to_25") == "at least ×6.00"
+    assert verdict(found, 6.0) == "agrees"
+    assert paired(relu, tanh, ratio=True) is None  # a bound of the baseline bounds nothing
+    assert tabulate.spread([compare.AtLeast(56.0)] * 2, "epochs_to_25") == "not within 56.00"
+
+
+def test_what_so_many_pairs_would_show():
+    """The difference that a paired t-test of this spread sees in 80 of 100 such experiments."""
+    rng = np.random.default_rng(0)
+    spread, n = 1.5, 5
+    found = paired(
+        {i: spread * (i - 2) / np.sqrt(2.5) for i in range(n)}, dict.fromkeys(range(n), 0.0)
+    )
+    draws = rng.normal(found.detectable, spread, (20_000, n))
+    t = draws.mean(1) / (draws.std(1, ddof=1) / np.sqrt(n))
+    assert (abs(t) > 2.776445).mean() == pytest.approx(0.8, abs=0.01)
 
 
 def test_measures_of_a_curve():
@@ -95,7 +125,8 @@ def test_measures_of_a_curve():
     assert compare.value(one, "rise") == pytest.approx(0.3)
     for each in one["curve"]:
         each["top1_error"] = 80.0
-    assert compare.value(one, "epochs_to_25") is None
+    assert compare.value(one, "epochs_to_25") == compare.AtLeast(3.0)
+    assert isinstance(compare.value(one, "epochs_to_25"), compare.AtLeast)
     assert compare.value({**one, "measures": {"top1_error": 7.0}}, "top1_error") == 7.0
     with pytest.raises(UserError, match="did you mean 'top1_error'"):
         compare.value(one, "top1_eror")
@@ -149,20 +180,70 @@ def test_the_readme_check_sees_a_changed_number(results):
         tables.filled("<!-- table: lrnn -->\n<!-- end -->")
 
 
-def test_the_ledger_has_a_row_a_claim(results):
+def test_the_ledger_has_a_row_a_claim_by_its_primary_finding(results):
     record.write_records("lrn", LRN)
     pairs = (("baseline", (30.0, 31.0)), ("2x2, no overlap", (31.0, 30.5)))
     lines = [line(name, seed, e) for name, both in pairs for seed, e in enumerate(both)]
     record.write_records("pooling", lines)
     _, *rows = ledger.grid()
     assert [row[0] for row in rows] == [str(number) for number in range(1, 18)]
-    assert rows[1][3] == "no LRN: +1.47 [+1.18, +1.75], 3 seeds"
-    assert rows[1][4] == "agrees"
-    assert rows[3][4] == "not visible at this scale"
-    assert rows[4][3:5] == ["not run yet", "not run yet"]
+    assert rows[1][3:5] == ["not run yet", "⚪ not run yet"]  # what is there is secondary
+    assert rows[3][3] == "2x2, no overlap: top-1 error, % +0.25 [-9.28, +9.78], 2 seeds"
+    assert rows[3][4] == "⚪ not visible"
     assert "60,965,224 parameters; 659,272 units, 290,400 of them in conv1" in rows[15][3]
     assert "conv3 1.45%, conv4 1.09%" in rows[15][3]
-    assert rows[16][4] == "paper scale: not run"
+    assert rows[16][4] == "⚪ paper scale: not run"
+    listed = {row[1]: row for row in ledger.all_findings()}
+    lrn = listed["[no LRN](results/lrn/table.md), top-1 error, %"]
+    assert lrn[2:5] == ["+1.4", "+1.47 [+1.18, +1.75]", "3 seeds"]
+    assert lrn[-1] == "agrees"
+    assert ledger.summary([ledger.judge(claim) for claim in ledger.CLAIMS]) == (
+        "Of 17 claims, 1 agree, 16 cannot be judged from what was run."
+    )
+
+
+def test_findings_of_a_family_are_corrected_together(results):
+    """Of three middle layers the least p is multiplied by three (Holm), and may not show then."""
+    errors = {
+        "baseline": (30.0, 30.0, 30.0),
+        "no conv3": (30.9, 31.0, 31.3),
+        "no conv4": (30.0, 31.0, 29.5),
+        "no conv5": (29.0, 30.5, 30.0),
+    }
+    lines = [line(name, seed, e) for name, three in errors.items() for seed, e in enumerate(three)]
+    record.write_records("middle_convs", lines)
+    sweep = definition.load_sweep(definition.FOLDER / "middle_convs.py")
+    found = {each.name[1]: each for each in findings.of_study(sweep)}
+    alone = paired(*(dict(enumerate(errors[name])) for name in ("no conv3", "baseline")))
+    assert alone.p < 0.05
+    assert found["no conv3"].p == pytest.approx(3 * alone.p)
+    assert found["no conv3"].verdict == ("agrees" if 3 * alone.p < 0.05 else "not visible")
+    assert found["no conv4"].p == 1.0
+
+
+def test_records_of_another_configuration_are_refused(results):
+    record.write_records("pooling", [line("baseline", 0, 30.0, digest="0123456789ab")])
+    sweep = definition.load_sweep(definition.FOLDER / "pooling.py")
+    with pytest.raises(UserError, match="line 1: 'baseline', seed 0, is of another configuration"):
+        findings.of_study(sweep)
+    record.write_records("pooling", [line("2x2", 0, 30.0)])
+    with pytest.raises(UserError, match="'2x2', seed 0, is of another"):
+        findings.records(sweep)
+
+
+def test_a_claim_is_reproduced_by_its_commands():
+    claim = ledger.CLAIMS[0]
+    lines = reproduce.commands(claim, ["--jobs=2", "--out=o", "--data_dir=d"])
+    said = [" ".join(command[2:]) for command, _ in lines]
+    assert said == [
+        "experiments.analyse averaging --out=o --data_dir=d",
+        "experiments.sweep experiments/sweeps/pretraining.py --jobs=2 --out=o --data_dir=d",
+        "experiments.tables",
+        "experiments.ledger",
+    ]
+    assert "9 runs, some" in lines[1][1]
+    with pytest.raises(UserError, match="name one claim, from 1 to 17"):
+        reproduce.main(["18"])
 
 
 def test_the_time_of_two_gpus_is_read_from_the_benchmark(results):
@@ -190,7 +271,12 @@ def test_the_time_of_two_gpus_is_read_from_the_benchmark(results):
     assert ledger.grid()[17][-1] == "imagenet2012"
 
 
-def test_every_sweep_with_a_claim_has_its_row():
+def test_every_claim_of_a_sweep_has_its_row_and_its_primary_finding():
+    known = definition.studies()
+    for number, (study, variant, measure) in findings.PRIMARY.items():
+        assert study in next(claim for claim in ledger.CLAIMS if claim.number == number).names
+        assert variant in known[study].variants
+        assert measure in known[study].measures
     claims = {name: claim.number for claim in ledger.CLAIMS for name in claim.names}
     for name, sweep in definition.studies().items():
         if sweep.claim and name != "paper":

@@ -10,6 +10,7 @@ OVERRIDES = {
     "data.name": "cifar10_jpeg",
     "num_epochs": 2,
     "optim.schedule": "constant",
+    "optim.bias_schedule": "weights",  # at a constant rate it decides nothing
     "log_every_steps": 130,
     "checkpoint_every_steps": 10**6,
     "keep_checkpoints": 1,

@@ -15,3 +15,4 @@ VARIANTS = {
 }
 BASELINE = "dropout 0.5, max 3x3"
 SEEDS = 3
+FAMILY = True

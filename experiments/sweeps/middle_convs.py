@@ -9,4 +9,5 @@ VARIANTS = {
     "no conv5": {"model.skip": ("conv5",)},
 }
 SEEDS = 3
+FAMILY = True
 PAPER = {"no conv3": 2.0, "no conv4": 2.0, "no conv5": 2.0}

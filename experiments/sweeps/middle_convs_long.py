@@ -13,4 +13,5 @@ VARIANTS = {
     "no conv5, 45 epochs": {"model.skip": ("conv5",)},
 }
 SEEDS = 3
+FAMILY = True
 PAPER = {"no conv3, 45 epochs": 2.0, "no conv4, 45 epochs": 2.0, "no conv5, 45 epochs": 2.0}

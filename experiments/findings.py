@@ -1,0 +1,151 @@
+"""What the records say of each claim: one finding a compared variant and measure.
+
+Differences are to the sweep's baseline, over pairs of runs of one seed. Each claim has one primary
+finding, which gives the claim's verdict and is fixed here, in code, before its runs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from statsmodels.stats.multitest import multipletests
+
+from alexnet_jax.errors import UserError
+from experiments import record
+from experiments.compare import MEASURES, Interval, verdict
+from experiments.definition import Sweep, cell, studies
+from experiments.tabulate import compared, difference, paper, rows, spread
+
+Name = tuple[str, str, str]  # of a finding: study, variant, measure
+
+# By claim. The others of a claim are secondary: they are listed, and decide nothing.
+PRIMARY: dict[int, Name] = {
+    1: ("averaging", "five averaged", "top1_error"),
+    2: ("lrn_searched", "no LRN, both searched", "top1_error"),
+    3: ("cifar_lrn", "no LRN", "top1_error"),
+    4: ("pooling", "2x2, no overlap", "top1_error"),
+    5: ("towers", "one tower, half the kernels", "top1_error"),
+    6: ("colour_noise", "text, unit pixels", "top1_error"),
+    7: ("dropout_few", "no dropout, a fifth of the images", "best_epoch"),
+    8: ("dropout_pooling", "dropout 0.0, max 3x3", "top1_error"),
+    9: ("figure1", "tanh", "epochs_to_25"),
+    10: ("views", "ten views", "top1_error"),
+    11: ("middle_convs_long", "no conv4, 45 epochs", "top1_error"),
+    12: ("weight_decay", "no weight decay", "train_top1_error"),
+    13: ("augmentation_long", "no crops or flips, 45 epochs", "top1_error"),
+    14: ("specialisation", "as trained", "colour_gap"),
+    15: ("neighbours", "fc7", "precision_at_5"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A variant's difference to its baseline in one measure, as texts and as numbers.
+
+    Attributes:
+        name: study, variant and measure.
+        ours: the difference with its interval; the spread of the values where there is none.
+        paper: the paper's, or "".
+        n: pairs of runs; `unit` says of what.
+        p: of no difference, corrected within its family; None with fewer than two pairs.
+        power: the smallest difference that so many pairs of this spread would show.
+    """
+
+    name: Name
+    ours: str
+    paper: str
+    n: int
+    unit: str
+    p: float | None
+    power: str
+    verdict: str
+    primary: bool
+
+    @property
+    def title(self) -> str:
+        """What is compared, in what."""
+        _, variant, measure = self.name
+        return f"{variant}: {MEASURES[measure].title}"
+
+
+def of_claim(number: int, names: Sequence[str]) -> list[Finding]:
+    """The claim's findings in the studies `names`, the primary one first."""
+    known = studies()
+    found = [
+        finding
+        for name in names
+        if name in known
+        for finding in of_study(known[name], PRIMARY.get(number))
+    ]
+    return sorted(found, key=lambda finding: not finding.primary)
+
+
+def of_study(sweep: Sweep, primary: Name | None = None) -> list[Finding]:
+    """The findings in one sweep's or analysis' records.
+
+    Raises:
+        UserError: see `records`.
+    """
+    chosen = []
+    for row in rows(sweep, records(sweep)):
+        for measure in compared(sweep):
+            said = sweep.said(row.variant, measure)
+            name = (sweep.name, row.variant, measure)
+            listed = said is not None or not sweep.paper or name == primary
+            if row.variant != sweep.baseline and listed:
+                chosen.append((name, row, row.against.get(measure), said))
+    corrected = _corrected([interval for *_, interval, _ in chosen], together=sweep.family)
+    findings = []
+    for (name, row, interval, said), p in zip(chosen, corrected, strict=True):
+        measure = name[-1]
+        values = list(row.values[measure].values())
+        findings.append(
+            Finding(
+                name=name,
+                ours=difference(interval, measure) or spread(values, measure),
+                paper=paper(said, measure),
+                n=interval.n if interval else row.seeds,
+                unit=sweep.unit,
+                p=p,
+                power=_power(interval, measure),
+                verdict=verdict(interval, said, p),
+                primary=name == primary,
+            )
+        )
+    return findings
+
+
+def records(sweep: Sweep) -> list[dict]:
+    """The sweep's records.
+
+    Raises:
+        UserError: one is of another configuration than the sweep has now.
+    """
+    lines = record.read_records(sweep.name)
+    for number, line in enumerate(lines, start=1):
+        variant, seed, digest = line["variant"], line["seed"], line.get("digest")
+        known = variant in sweep.variants
+        if not known or digest not in (None, cell(sweep, variant, seed).digest):
+            raise UserError(
+                f"experiments/results/{sweep.name}/runs.jsonl, line {number}: '{variant}', seed "
+                f"{seed}, is of another configuration than experiments/sweeps/{sweep.name}.py has "
+                "now; run the sweep anew, or move the line away"
+            )
+    return lines
+
+
+def _corrected(intervals: Sequence[Interval | None], *, together: bool) -> list[float | None]:
+    """The p value of each interval that has one, corrected by Holm's method if `together`."""
+    raw = [interval.p if interval else None for interval in intervals]
+    known = [p for p in raw if p is not None]
+    if together and known:
+        known = [float(p) for p in multipletests(known, method="holm")[1]]
+    rest = iter(known)
+    return [None if p is None else next(rest) for p in raw]
+
+
+def _power(interval: Interval | None, measure: str) -> str:
+    if interval is None or interval.detectable is None:
+        return ""
+    digits = MEASURES[measure].digits
+    sign = "×" if interval.ratio else "±"
+    return f"{sign}{interval.detectable:.{digits}f}"

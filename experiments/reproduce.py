@@ -1,0 +1,72 @@
+"""How a claim's findings are made anew: their commands with what they cost, printed or run.
+
+    python -m experiments.reproduce CLAIM [--run] [--jobs=N] [--data_dir=DIR] [--out=runs/sweeps]
+
+CLAIM is a number of experiments/ledger.md. Without --run nothing is computed. Runs that are
+finished in --out are not trained again.
+"""
+
+import shlex
+import subprocess
+import sys
+
+from absl import flags
+
+from alexnet_jax import cli
+from alexnet_jax.console import duration, say
+from alexnet_jax.errors import UserError
+from experiments import record
+from experiments.definition import ANALYSES, ROOT, Sweep, cells, studies
+from experiments.ledger import CLAIMS, Claim
+
+
+def commands(claim: Claim, options: list[str]) -> list[tuple[list[str], str]]:
+    """The command lines that make the claim's findings, and what each costs, in words."""
+    known, analyses = studies(), {each.name for each in ANALYSES}
+    lines = []
+    for name in claim.names:
+        if name in analyses:
+            lines.append((["experiments.analyse", name, *_kept(options, "data_dir", "out")], ""))
+        else:
+            file = f"experiments/sweeps/{name}.py"
+            lines.append((["experiments.sweep", file, *options], cost(known[name])))
+    lines += [(["experiments.tables"], "seconds"), (["experiments.ledger"], "seconds")]
+    return [([sys.executable, "-m", *line], said) for line, said in lines]
+
+
+def cost(sweep: Sweep) -> str:
+    """The runs of a sweep, and the time that those on record took, of one core each."""
+    count = len(cells([sweep]))
+    seconds = [line.get("wall_seconds") or 0 for line in record.read_records(sweep.name)]
+    timed = [each for each in seconds if each]
+    if not timed:
+        return f"{count} runs, none of them on record"
+    return f"{count} runs, some {duration(count * sum(timed) / len(timed))} of a core"
+
+
+def _kept(options: list[str], *names: str) -> list[str]:
+    return [option for option in options if option.partition("=")[0].lstrip("-") in names]
+
+
+def main(words: list[str]) -> int:
+    """Prints or runs the commands; returns the exit status of the first that failed, or 0."""
+    known = {str(claim.number): claim for claim in CLAIMS}
+    if len(words) != 1 or words[0] not in known:
+        raise UserError(f"name one claim, from 1 to {len(known)}: see experiments/ledger.md")
+    given = flags.FLAGS
+    options = [f"--jobs={given.jobs}", f"--out={given.out}"]
+    options += [f"--data_dir={given.data_dir}"] if given.data_dir else []
+    for command, said in commands(known[words[0]], options):
+        shown = shlex.join(["python", *command[1:]])
+        say(f"{shown}{f'    # {said}' if said else ''}")
+        if given.run and (status := subprocess.run(command, cwd=ROOT, check=False).returncode):
+            return status
+    return 0
+
+
+if __name__ == "__main__":
+    flags.DEFINE_boolean("run", False, "Run the commands, instead of printing them alone.")
+    flags.DEFINE_integer("jobs", 1, "Runs at a time.")
+    flags.DEFINE_string("out", "runs/sweeps", "Where the work directories are.")
+    flags.DEFINE_string("data_dir", "", "Where TFDS's data sets lie.")
+    cli.run(main, takes_files=True)
