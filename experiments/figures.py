@@ -25,7 +25,7 @@ from alexnet_jax.features import nearest
 from alexnet_jax.models.alexnet import Conv
 from alexnet_jax.trained import names, plots
 from experiments import analyse
-from experiments.compare import AtLeast, TARGET, by_seed, curve
+from experiments.compare import TARGET, AtLeast, by_seed, curve
 from experiments.definition import Sweep, studies
 from experiments.record import read_records
 

@@ -72,6 +72,7 @@ def synthetic_run(config: ConfigDict) -> Run:
         resize_size=size,
         fingerprint="synthetic",
         bad={},
+        left_out={},
         _splits={"train": squares},
     )
     return assemble(config, dataset)
