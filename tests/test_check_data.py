@@ -1,6 +1,7 @@
 """`check_data` on small folders and TFDS sets with things wrong in them."""
 
 import json
+import os
 import shutil
 import struct
 
@@ -80,12 +81,17 @@ def test_the_command_lists_all_and_exits_with_1_where_something_is_unreadable(fo
     assert "in two classes: 1\n" in done.stdout
     assert "91.png (astronaut) = " in done.stdout
 
-    (folder / "train/coffee/02.png").write_bytes(b"")
-    done = tiny.command("alexnet_jax.check_data", *flags)
+    odd = folder / "train/coffee" / os.fsdecode(b"caf\xe9.png")  # not UTF-8, as in old archives
+    odd.write_bytes(b"")
+    (folder / "train/coffee/photo.heic").touch()
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}
+    done = tiny.command("alexnet_jax.check_data", *flags, env=strict)
     assert done.returncode == 1
     assert done.stderr == ""
-    assert f"{folder / 'train/coffee/02.png'}: the file is empty" in done.stdout
+    assert f"{folder}/train/coffee/caf\\udce9.png: the file is empty" in done.stdout
+    assert "left out of train: 1 file without a known image suffix (.heic 1)" in done.stdout
     report = json.loads((tmp_path / "report.json").read_text())
+    assert report["unreadable"][0]["where"] == str(odd)
     assert len(report["unreadable"]) == len(report["duplicates"]) == 1
 
 
@@ -99,7 +105,10 @@ def test_a_missing_folder_is_one_line(folder, tmp_path):
 
 
 def test_the_checksum_of_each_record_is_verified(tmp_path):
-    """A flipped bit in a label or a pixel still decodes: only the checksum tells."""
+    """A flipped bit in a label or a pixel still decodes: only the checksum tells.
+
+    One of the labels is none of the classes, as all are in splits without labels.
+    """
     tfds = pytest.importorskip("tensorflow_datasets")
     builder = tfds.dataset_builders.AdhocBuilder(
         name="dots",
@@ -118,7 +127,7 @@ def test_the_checksum_of_each_record_is_verified(tmp_path):
                         "image": np.random.default_rng([i, n]).integers(
                             0, 256, (8, 8, 3), np.uint8
                         ),
-                        "label": i % 2,
+                        "label": -1 if (split, i) == ("test", 2) else i % 2,
                     },
                 )
                 for i in range(n)
@@ -130,7 +139,10 @@ def test_the_checksum_of_each_record_is_verified(tmp_path):
     builder.download_and_prepare()
     config = load_config(tiny.make_config(tmp_path / "tiny.py", tmp_path))
     config.data.name, config.data.data_dir = "dots", str(tmp_path)
-    assert check_data(config, quiet)["unreadable"] == []
+    report = check_data(config, quiet)
+    assert report["unreadable"] == []
+    assert report["splits"]["test"]["classes"] == {"a": 1, "b": 1}
+    assert [(one["split"], one["reason"]) for one in report["unlabelled"]] == [("test", "label -1")]
 
     (shard,) = builder.data_path.glob("*train*tfrecord*")
     records = bytearray(shard.read_bytes())

@@ -78,3 +78,19 @@ def test_a_directory_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to the work directory"):
         lock.acquire(tmp_path / "file")
+
+
+def test_the_lock_follows_the_umask(tmp_path):
+    before = os.umask(0o002)
+    try:
+        lock.acquire(tmp_path).release()
+    finally:
+        os.umask(before)
+    assert (tmp_path / lock.NAME).stat().st_mode & 0o777 == 0o664
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(tmp_path):
+    workdir = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(UserError, match="isn't UTF-8"):
+        lock.acquire(workdir)
+    assert not workdir.exists()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -67,8 +68,13 @@ def test_the_copy_is_the_original_but_for_jpeg(folder, tmp_path):
 def test_tfds_reads_it(folder, tmp_path):
     import tensorflow_datasets as tfds
 
+    for split in ("train", "test"):  # TFDS's own files are UTF-8
+        odd = folder / split / os.fsdecode(b"caf\xe9")
+        (folder / split / "coffee").rename(odd)
     prepare.prepare(spec(folder), tmp_path)
     builder = tfds.builder(NAME, data_dir=tmp_path)
+    names = builder.info.features["label"].names
+    assert names == ["astronaut", r"caf\udce9", "gravel", "rocket"]
     assert builder.info.splits["train"].num_examples == 24
     examples = list(tfds.as_numpy(builder.as_dataset(split="train", shuffle_files=False)))
     assert [e["label"] for e in examples] == labels(open_source(NAME, str(tmp_path), "train"))
