@@ -56,7 +56,8 @@ def import_weights(program: str, path: str | Path, out: str | Path, mean: str | 
     source["channel_order"] = found.channel_order
     write_weights(out / WEIGHTS, net, name, fields, source)
     count = sum(x.size for layer in params.values() for x in layer.values())
-    return f"{name}, {count:,} parameters, {model.num_classes} classes, {found.image_size} pixels"
+    said = f"{name}, {count:,} parameters, {model.num_classes} classes, {found.image_size} pixels"
+    return said + (f"; {found.note}" if found.note else "")
 
 
 def _recipe(found: Found, mean_file: Path | None) -> tuple[Recipe, Found]:

@@ -98,9 +98,67 @@ def test_pth_of_the_real_writer(small, tmp_path, torch, dtype, wrapped):
 def test_views_of_a_storage(tmp_path, torch):
     base = torch.arange(24.0)
     torch.save({"a": base[4:16].view(3, 4).T, "b": base[::5]}, tmp_path / "x.pth")
-    found = torchvision.read_tensors(tmp_path / "x.pth")
+    found = torchvision.read_tensors(tmp_path / "x.pth")[""]
     np.testing.assert_array_equal(found["a"], np.arange(4.0, 16).reshape(3, 4).T)
     np.testing.assert_array_equal(found["b"], np.arange(0.0, 24, 5))
+
+
+def test_what_training_programs_put_around_a_net(small, tmp_path, monkeypatch):
+    images, _, weights = golden("torchvision")
+    other = {name: array + 1 for name, array in weights.items()}
+
+    def prefixed(prefix, arrays=weights):
+        return {prefix + name: array for name, array in arrays.items()}
+
+    inside = {name.replace("features.", "features.module."): x for name, x in weights.items()}
+    count = {"n_averaged": np.array(5)}
+    checkpoints = {
+        "DataParallel": {"state_dict": inside},
+        "compiled": {"": prefixed("_orig_mod.module.")},
+        "compiled, nested": {"model_state_dict": prefixed("module.model._orig_mod.")},
+        "Lightning": {"state_dict": prefixed("model.") | prefixed("ema_model.", other)},
+        "EMA": {"": count | prefixed("module.")},
+        "beside an EMA": {"model_ema": count | prefixed("module.", other), "model": weights},
+        "momentum": {"optimizer.state.0": {"momentum_buffer": images}, "net": weights},
+    }
+    for name, places in checkpoints.items():
+        monkeypatch.setattr(torchvision, "read_tensors", lambda path, places=places: places)
+        found = torchvision.read(tmp_path / "x.pth")
+        np.testing.assert_array_equal(found.layers[-1].bias, weights["classifier.6.bias"], name)
+        both = {"Lightning": "state_dict.ema_model", "beside an EMA": "model_ema"}.get(name, "")
+        assert found.note.endswith(both), name
+        assert bool(found.note) == bool(both), name
+    more = {"": weights | {"features.1.num_batches_tracked": np.array(3)}}
+    for places in (more, {"": prefixed("model.") | {"head.weight": np.zeros(3)}}):
+        monkeypatch.setattr(torchvision, "read_tensors", lambda path, places=places: places)
+        with pytest.raises(UserError, match="alexnet: it has 1 that are not of it"):
+            torchvision.read(tmp_path / "x.pth")
+
+
+class Module:
+    """Pickles as PyTorch's do."""
+
+    def __init__(self):
+        self._modules = {}
+
+
+def test_whole_models_and_scripts_are_named(tmp_path):
+    for whole in (Module(), {"epoch": 3, "model": Module()}):
+        file = pth(tmp_path / "x.pth", pickle.dumps(whole, protocol=2))
+        with pytest.raises(UserError, match=r"whole pickled model: save its model\.state_dict"):
+            import_weights("torchvision", file, tmp_path / "out")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("archive/constants.pkl", b"")
+    with pytest.raises(UserError, match=r"TorchScript: save torch\.jit\.load"):
+        import_weights("torchvision", file, tmp_path / "out")
+
+
+def test_quantised_tensors_are_refused(small, tmp_path):
+    _, _, weights = golden("torchvision")
+    weights["classifier.4.weight"] = weights["classifier.4.weight"].astype(np.int8)
+    safetensors.numpy.save_file(weights, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"classifier\.4\.weight is of int8"):
+        import_weights("torchvision", tmp_path / "x.safetensors", tmp_path / "out")
 
 
 def test_old_pth_is_named(tmp_path, torch):
@@ -394,7 +452,7 @@ def test_another_net_shows_both_lists(small, tmp_path):
 
     _, _, weights = golden("torchvision")
     safetensors.numpy.save_file({"features.0.weight": weights["features.0.weight"]}, tmp_path / "y")
-    with pytest.raises(UserError, match="15 of its 16 tensors") as raised:
+    with pytest.raises(UserError, match="lacks 15 of its 16 tensors") as raised:
         import_weights("torchvision", tmp_path / "y", tmp_path / "out")
     assert any("features.0.weight 4x3x11x11" in line for line in lines(raised))
     assert any("classifier.6.bias" in line for line in lines(raised))

@@ -45,6 +45,7 @@ class Found:
     mean_under_crop: see there.
     channel_order: of the file's first kernel, which `layers` has as RGB.
     class_names: where they are known.
+    note: what to say of a file that holds more than this net; "" for nothing.
     """
 
     layers: Sequence[Layer]
@@ -57,6 +58,7 @@ class Found:
     channel_order: str = "rgb"
     fields: dict = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    note: str = ""
 
 
 def fit(found: Found) -> tuple[str, dict, dict]:

@@ -54,22 +54,25 @@ def read(path: Path) -> Found:
     Raises:
         UserError: the file is of another format, damaged, or of another net.
     """
-    tensors = read_tensors(path)
-    wanted = {f"{place}.{kind}": (layer, kind) for layer, place in LAYERS.items() for kind in KINDS}
-    missing, others = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
+    chosen, tensors, passed_over = _choose(read_tensors(path))
+    wanted = [f"{place}.{kind}" for place in LAYERS.values() for kind in KINDS]
+    missing, others = set(wanted) - tensors.keys(), tensors.keys() - set(wanted)
     if missing or others:
+        lacks = f"it lacks {len(missing)} of its {len(wanted)} tensors"
+        adds = f"it has {len(others)} that are not of it"
         listed = [f"    {name} {'x'.join(map(str, x.shape))}" for name, x in tensors.items()]
         wanted_names = [f"    {name}" for name in wanted]
         raise UserError(
-            f"'{path}' is no state dict of torchvision's alexnet: {len(missing)} of its "
-            f"{len(wanted)} tensors are missing\n  the file:\n"
+            f"'{path}' is no state dict of torchvision's alexnet: "
+            + " and ".join([lacks] * bool(missing) + [adds] * bool(others))
+            + f"\n  the file{f', in {chosen}' if chosen else ''}:\n"
             + "\n".join(listed or ["    (no tensors)"])
             + "\n  torchvision's alexnet:\n"
             + "\n".join(wanted_names)
         )
     layers = []
     for layer, place in LAYERS.items():
-        kernel = np.asarray(tensors[f"{place}.weight"], np.float32)
+        kernel = _floats(path, f"{place}.weight", tensors)
         if kernel.ndim == 4:
             kernel = kernel.transpose(2, 3, 1, 0)
         elif layer == "fc6" and kernel.shape[1] % POOLED**2 == 0:
@@ -77,7 +80,7 @@ def read(path: Path) -> Found:
             kernel = kernel.reshape(-1, kernel.shape[-1])
         else:
             kernel = kernel.T
-        layers.append(Layer(layer, kernel, np.asarray(tensors[f"{place}.bias"], np.float32)))
+        layers.append(Layer(layer, kernel, _floats(path, f"{place}.bias", tensors)))
     return Found(
         layers=layers,
         presets=("torchvision",),
@@ -87,6 +90,7 @@ def read(path: Path) -> Found:
         mean=[255 * m for m in MEAN],
         scale=[1 / (255 * d) for d in DEVIATION],
         class_names=imagenet_classes(layers),
+        note=f"from '{chosen}', not {', '.join(passed_over)}" if passed_over else "",
     )
 
 
@@ -110,8 +114,61 @@ def to_torchvision(params: Mapping) -> dict[str, np.ndarray]:
     return tensors
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict by name, without DataParallel's "module.".
+def _floats(path: Path, name: str, tensors: Mapping) -> np.ndarray:
+    """The tensor in float32; bfloat16 is NumPy's neither, so the kind "V" stands for it."""
+    tensor = np.asarray(tensors[name])
+    if tensor.dtype.kind not in "fV":
+        raise UserError(f"'{path}': {name} is of {tensor.dtype}, not of floats: a quantised net?")
+    return tensor.astype(np.float32)
+
+
+# What training programs put around a parameter's name: DataParallel and EMA, torch.compile.
+_WRAPPERS = ("module", "_orig_mod")
+_SEQUENCES = ("features", "classifier")
+# Where they keep the net itself, the likeliest first; an average of the weights comes after it.
+_USUAL = ("", "state_dict", "model_state_dict", "model", "net")
+
+
+def _choose(dictionaries: Mapping[str, dict]) -> tuple[str, dict[str, np.ndarray], list[str]]:
+    """The likeliest net among a checkpoint's dictionaries of tensors.
+
+    Args:
+        dictionaries: {place in the file, "" for the whole: tensors by name}.
+
+    Returns:
+        Its place, its tensors by torchvision's names, and the places of other whole nets.
+    """
+    wanted = {f"{place}.{kind}" for place in LAYERS.values() for kind in KINDS}
+    found = {}
+    for place, tensors in dictionaries.items():
+        nets = _unwrapped(tensors)
+        beside = nets.pop("", {}) if len(nets) > 1 else {}
+        for prefix, net in nets.items():
+            found[".".join(filter(None, (place, prefix)))] = net | beside
+    order = {place: i for i, place in enumerate(_USUAL)}
+
+    def rank(place: str) -> tuple:
+        usual = order.get(place.partition(".")[0], len(order))
+        return not wanted <= found[place].keys(), "ema" in place, usual
+
+    first, *others = sorted(found, key=rank) or [""]
+    whole = [place for place in others if wanted <= found[place].keys()]
+    return first, found.get(first, {}), whole
+
+
+def _unwrapped(tensors: Mapping) -> dict[str, dict[str, np.ndarray]]:
+    """{what stood before torchvision's names: tensors by these}."""
+    nets = {}
+    for name, tensor in tensors.items():
+        parts = [part for part in name.split(".") if part not in _WRAPPERS]
+        start = next((i for i, part in enumerate(parts) if part in _SEQUENCES), 0)
+        nets.setdefault(".".join(parts[:start]), {})[".".join(parts[start:])] = tensor
+    nets.get("", {}).pop("n_averaged", None)  # the counter of PyTorch's AveragedModel
+    return {prefix: net for prefix, net in nets.items() if net}
+
+
+def read_tensors(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The dictionaries of tensors in a checkpoint or state dict: {place: {name: tensor}}.
 
     Raises:
         UserError: the file is of another format, or damaged.
@@ -119,26 +176,24 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         start = file.read(9)
     if zipfile.is_zipfile(path):
-        tensors = _read_zip(path)
+        return _read_zip(path)
     elif start[8:9] == b"{":
         try:
-            tensors = load_file(path)
+            return {"": load_file(path)}
         except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"'{path}' is no whole safetensors file: {error}") from None
-    elif start[:1] == b"\x80":
+    if start[:1] == b"\x80":
         raise UserError(
             f"'{path}' is in PyTorch's format from before 1.6, or cut off: load it with torch.load "
             "and write it with torch.save, which gives the zip format that is read here"
         )
-    else:
-        raise UserError(
-            f"'{path}' is neither a .pth file of PyTorch 1.6 or later (a zip) nor safetensors, "
-            "or it is cut off"
-        )
-    return {name.replace("module.", ""): tensor for name, tensor in tensors.items()}
+    raise UserError(
+        f"'{path}' is neither a .pth file of PyTorch 1.6 or later (a zip) nor safetensors, "
+        "or it is cut off"
+    )
 
 
-def _read_zip(path: Path) -> dict[str, np.ndarray]:
+def _read_zip(path: Path) -> dict[str, dict[str, np.ndarray]]:
     try:
         with zipfile.ZipFile(path) as file:
             return _state_dict(file)
@@ -147,7 +202,9 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"'{path}' is no whole state dict of PyTorch: {reason}") from None
 
 
-def _state_dict(file: zipfile.ZipFile) -> dict[str, np.ndarray]:
+def _state_dict(file: zipfile.ZipFile) -> dict[str, dict[str, np.ndarray]]:
+    if any(name.endswith("/constants.pkl") for name in file.namelist()):
+        raise ValueError("it is TorchScript: save torch.jit.load(FILE).state_dict()")
     pickled = [name for name in file.namelist() if name.endswith("data.pkl")]
     if not pickled:
         raise ValueError("it is a zip without a data.pkl")
@@ -168,7 +225,9 @@ def _state_dict(file: zipfile.ZipFile) -> dict[str, np.ndarray]:
             numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
         return numbers
 
-    def tensor(numbers, offset, size, stride, *_):
+    def tensor(numbers, offset, size, stride, grad=False, hooks=None, metadata=None):
+        if metadata:  # such as a conjugate or negative view
+            raise ValueError(f"a tensor is a view of another kind: {metadata}")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if min(offset, *size, *stride, 0) < 0 or (math.prod(size) and last >= len(numbers)):
             raise ValueError("a tensor reaches beyond its storage")
@@ -179,12 +238,32 @@ def _state_dict(file: zipfile.ZipFile) -> dict[str, np.ndarray]:
     stand_ins = {
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
         ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+        ("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
+        ("torch._tensor", "_rebuild_from_type_v2"): lambda make, kind, given, state: make(*given),
     }
     for name, dtype in _STORAGES.items():
         stand_ins["torch", name] = type(name, (), {"name": name, "dtype": dtype})
     loaded = pickles.load(file.read(pickled[0]), stand_ins, storage)
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict):
-        raise ValueError("it holds no dictionary of tensors")
-    return {str(name): x for name, x in loaded.items() if isinstance(x, np.ndarray)}
+    dictionaries = _dictionaries(loaded, "")
+    named = {
+        part for tensors in dictionaries.values() for name in tensors for part in name.split(".")
+    }
+    if named.isdisjoint(_SEQUENCES):
+        for x in [loaded, *(loaded.values() if isinstance(loaded, dict) else ())]:
+            state = x.state if isinstance(x, pickles.Record) else None
+            if isinstance(state, dict) and "_modules" in state:
+                raise ValueError("it is a whole pickled model: save its model.state_dict() instead")
+    if not dictionaries and not isinstance(loaded, dict):
+        raise ValueError(f"it holds no dictionary of tensors, but a {type(loaded).__name__}")
+    return dictionaries
+
+
+def _dictionaries(loaded, place: str, depth: int = 0) -> dict[str, dict[str, np.ndarray]]:
+    """The dictionaries with tensors in a checkpoint's, by their places: keys with dots between."""
+    if not isinstance(loaded, dict) or depth > 3:
+        return {}
+    tensors = {str(name): x for name, x in loaded.items() if isinstance(x, np.ndarray)}
+    found = {place: tensors} if tensors else {}
+    for name, inner in loaded.items():
+        found |= _dictionaries(inner, f"{place}.{name}".lstrip("."), depth + 1)
+    return found
