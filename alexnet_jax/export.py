@@ -1,16 +1,20 @@
 """Hands a net out, for programs that know nothing of this package.
 
 python -m alexnet_jax.export --workdir=RUN | --weights=DIR
-    --to=stablehlo|safetensors|torchvision --out=FILE
+    --to=stablehlo|safetensors|torchvision --out=FILE [--input=uint8|float32]
 
 stablehlo    a serialised `jax.export` function, weights inside, for any batch size, on CPUs and
-             NVIDIA GPUs: jax.export.deserialize(bytes).call(images) gives the logits
+             NVIDIA GPUs: jax.export.deserialize(bytes).call(images) gives the logits of uint8
+             pictures [N, R, R, 3], with mean, crop and scale inside; with --input=float32 of
+             images as `preprocess` makes them
 safetensors  the weights under our names, and beside them a .json that says what net they are of;
              --weights takes it back
 torchvision  the state dict of torchvision's AlexNet, in PyTorch's format (.pth, which needs
              PyTorch) or as safetensors (.safetensors)
 
-All take images as `preprocess` makes them; the last line printed says how.
+The other formats take images as `preprocess` makes them. The last line printed says what the input
+is. ONNX isn't among them: jax2onnx 0.17.1 converts these nets into max pooling that ONNX Runtime
+refuses ("Unsupported pooling size"), and the untied layers not at all for a batch of any size.
 """
 
 import dataclasses
@@ -19,7 +23,6 @@ import io
 from pathlib import Path
 
 import jax
-import numpy as np
 import safetensors.numpy
 from absl import flags
 from jax import export as jax_export
@@ -33,12 +36,16 @@ from alexnet_jax.trained import pictures
 from alexnet_jax.trained.pretrained import Pretrained, Recipe, open_pretrained, write_weights
 from alexnet_jax.weights import torchvision
 
+INPUTS = ("uint8", "float32")
 FORMATS = ("stablehlo", "safetensors", "torchvision")
 PLATFORMS = ("cpu", "cuda")
 
 
-def export(path: str | Path, to: str, out: str | Path) -> str:
+def export(path: str | Path, to: str, out: str | Path, given: str | None = None) -> str:
     """Writes the net at `path` (see `open_pretrained`) to the file `out` in the format `to`.
+
+    Args:
+        given: what a StableHLO function is given, of `INPUTS`; None for the first.
 
     Returns:
         A line that says what the exported net's input is.
@@ -48,10 +55,15 @@ def export(path: str | Path, to: str, out: str | Path) -> str:
             has another suffix than the format's.
     """
     choose(to, FORMATS, "--to")
+    if given is not None and to != "stablehlo":
+        raise UserError(f"--input={given} is for --to=stablehlo: {to} holds weights alone")
+    given = choose(given or INPUTS[0], INPUTS, "--input")
     out = local_path(out)
     net = open_pretrained(path)
     if to == "stablehlo":
-        _write(out, stablehlo(net))
+        _write(out, stablehlo(net, given))
+        if given == "uint8":
+            return picture_line(net.recipe)
     elif to == "safetensors":
         _require_suffix(out, to, ".safetensors")
         name, fields = _description(net.model)
@@ -64,15 +76,21 @@ def export(path: str | Path, to: str, out: str | Path) -> str:
     return input_line(net.recipe)
 
 
-def stablehlo(net: Pretrained) -> bytes:
-    """The serialised function: float32 images [N, S, S, 3] to logits [N, classes], for any N."""
+def stablehlo(net: Pretrained, given: str) -> bytes:
+    """The serialised function to logits [N, classes], for any N.
+
+    Of uint8 pictures [N, R, R, 3], or of float32 images [N, S, S, 3] as `preprocess` makes them.
+    """
+    recipe = net.recipe
 
     def logits(images):
+        if given == "uint8":
+            images = recipe.of_squares(images)
         return net.model.apply({"params": net.params}, images)[0]
 
-    size = net.recipe.image_size
+    size = recipe.resize_size if given == "uint8" else recipe.image_size
     shape = jax_export.symbolic_shape(f"n, {size}, {size}, 3")
-    images = jax.ShapeDtypeStruct(shape, np.float32)
+    images = jax.ShapeDtypeStruct(shape, given)
     with ops.plain_forms():
         exported = jax_export.export(jax.jit(logits), platforms=PLATFORMS)(images)
     return bytes(exported.serialize())
@@ -145,6 +163,15 @@ def _write(out: Path, data: bytes) -> None:
         metrics.replace_file(out, data)
 
 
+def picture_line(recipe: Recipe) -> str:
+    """What the function that does the preprocessing is given."""
+    size = recipe.resize_size
+    return (
+        f"input: uint8 [N, {size}, {size}, 3], RGB: each picture's central square, its shorter "
+        f"side resized to {size} with antialiasing; mean, crop and scale are inside"
+    )
+
+
 def input_line(recipe: Recipe) -> str:
     """How the net's input is made, for who has the exported file alone."""
     size, mean = recipe.image_size, "the mean image"
@@ -160,7 +187,7 @@ def input_line(recipe: Recipe) -> str:
 def main(_):
     """Exports."""
     given = flags.FLAGS
-    said = export(pictures.net_path(), given.to, given.out)
+    said = export(pictures.net_path(), given.to, given.out, given.input)
     console.say(f"exported: {given.out}  {local_path(given.out).stat().st_size:,} bytes")
     console.say(said)
 
@@ -169,4 +196,5 @@ if __name__ == "__main__":
     pictures.define_flags()
     flags.DEFINE_enum("to", None, FORMATS, "The format.")
     flags.DEFINE_string("out", None, "The file to write.")
+    flags.DEFINE_enum("input", None, INPUTS, "What a stablehlo function is given; default: uint8.")
     cli.run(main, required=("to", "out"))

@@ -47,9 +47,14 @@ print(*function.platforms)
 
 
 def test_stablehlo_without_this_package(trained, tmp_path):
+    net = open_pretrained(trained.workdir)
+    size = net.recipe.resize_size
+    assert size > net.recipe.image_size
     said = export.export(trained.workdir, "stablehlo", tmp_path / "net.bin")
-    assert "float32 [N, 32, 32, 3]" in said
-    images, expected = images_and_logits(trained.workdir)
+    assert f"uint8 [N, {size}, {size}, 3]" in said
+    images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
+    inputs = np.concatenate([net.preprocess(image) for image in images])
+    expected = np.asarray(net.model.apply({"params": net.params}, inputs)[0])
     np.save(tmp_path / "images.npy", images)
     files = [tmp_path / name for name in ("net.bin", "images.npy", "logits.npz")]
     run = subprocess.run(
@@ -63,6 +68,14 @@ def test_stablehlo_without_this_package(trained, tmp_path):
     with np.load(files[-1]) as found:
         assert_close(found["whole"], expected, 1e-5)
         assert_close(found["first"], expected[:1], 1e-5)
+
+
+def test_stablehlo_of_prepared_images(trained, tmp_path):
+    said = export.export(trained.workdir, "stablehlo", tmp_path / "net.bin", "float32")
+    assert "float32 [N, 32, 32, 3]" in said
+    images, expected = images_and_logits(trained.workdir)
+    function = jax.export.deserialize(bytearray((tmp_path / "net.bin").read_bytes()))
+    assert_close(np.asarray(function.call(images)), expected, 1e-5)
 
 
 def test_safetensors_come_back(trained, tmp_path):
@@ -124,6 +137,8 @@ def test_nets_that_torchvision_cannot_hold(trained, imported, tmp_path, monkeypa
 def test_where_it_goes(trained, tmp_path):
     with pytest.raises(UserError, match=r"ends in \.safetensors"):
         export.export(trained.workdir, "safetensors", tmp_path / "net.bin")
+    with pytest.raises(UserError, match="--input=uint8 is for --to=stablehlo"):
+        export.export(trained.workdir, "safetensors", tmp_path / "net.safetensors", "uint8")
     with pytest.raises(UserError, match="cannot be written"):
         export.export(trained.workdir, "stablehlo", tmp_path / "no" / "net.bin")
     with pytest.raises(UserError, match="did you mean 'stablehlo'"):

@@ -52,6 +52,12 @@ class Recipe:
             crops.append((crop - self._mean(y, x, flipped)) * self.scale)
         return np.stack(crops)
 
+    def of_squares(self, squares):
+        """The net's input of uint8 [N, R, R, 3], their centres; JAX can trace it."""
+        ((y, x, _),) = crops_of(1, self.resize_size - self.image_size)
+        crop = squares[:, y : y + self.image_size, x : x + self.image_size]
+        return (crop.astype(np.float32) - self._mean(y, x, 0)) * self.scale
+
     def _cut(self, square: np.ndarray, y: int, x: int) -> np.ndarray:
         return square[y : y + self.image_size, x : x + self.image_size]
 
