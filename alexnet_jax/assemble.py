@@ -155,6 +155,7 @@ def assemble(
 def beyond_the_end(run: Run) -> list[str]:
     """Says, a line each, what the configuration plans for epochs that the run doesn't reach."""
     num_epochs = run.total_steps / run.steps_per_epoch
+    length = f"{num_epochs:.4g} epoch{'s' * (num_epochs != 1)}"
     late = optim.unreached(run.optim, num_epochs)
     until = run.config.data.colour_noise_until_epoch
     if run.config.data.colour_noise != "none" and until is not None and until >= num_epochs:
@@ -162,13 +163,12 @@ def beyond_the_end(run: Run) -> list[str]:
     lines = []
     if late:
         lines.append(
-            f"the run ends after {num_epochs:.4g} epochs: what is set for later falls away "
-            f"({'; '.join(late)})"
+            f"the run ends after {length}: what is set for later falls away ({'; '.join(late)})"
         )
     if run.optim.warmup_epochs > num_epochs:
         lines.append(
             f"optim.warmup_epochs={run.optim.warmup_epochs:g} outlasts the run of "
-            f"{num_epochs:.4g} epochs: the learning rate ends before it has risen to its full value"
+            f"{length}: the learning rate ends before it has risen to its full value"
         )
     return lines
 

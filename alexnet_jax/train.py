@@ -101,9 +101,6 @@ def _say(line: str) -> None:
     console.say(line, enabled=jax.process_index() == 0)
 
 
-# Before the first step
-
-
 def _restore_or_start(run: Run, saved: checkpoint.Checkpoints, workdir: Path):
     """The state to go on from, and the last and best evaluation before it."""
     abstract = run.abstract_state()
@@ -162,9 +159,6 @@ def _say_changes(run: Run, workdir: Path, step: int) -> None:
             f"optim.schedule='{run.optim.schedule}' changes: from step {start + 1} on it is "
             f"{now:.4g} instead of {before:.4g}"
         )
-
-
-# The loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,9 +373,6 @@ def _save_errors(config: ConfigDict) -> Iterator[None]:
 def _close(writer: metrics.Writer, config: ConfigDict) -> None:
     with _save_errors(config):
         writer.close()
-
-
-# After the last step
 
 
 def _end(

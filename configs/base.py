@@ -80,7 +80,7 @@ def get_config() -> ConfigDict:
     optim.schedule = "plateau"  # 'constant', 'plateau', 'epochs' or 'dexp'
     optim.drop_factor = 10.0  # by which 'plateau' and 'epochs' divide the rate
     optim.drop_epochs = ()  # where 'epochs' divides it
-    optim.patience_epochs = 5  # evaluations without a better error after which 'plateau' divides it
+    optim.patience_epochs = 5  # epochs without a better error after which 'plateau' divides it
     optim.min_delta = 0.0  # points by which an error must be better, for 'plateau'
     optim.max_drops = 3  # most divisions of 'plateau' (paper, section 5)
     optim.dexp_factor = 250.0  # first over last rate of 'dexp' (2012 code, net #170)

@@ -169,7 +169,7 @@ def test_a_short_run_says_what_it_does_not_reach_and_a_longer_one_what_changes(
     config.optim.update(planned)
     assert train(config, tmp_path / "run") == 0
     said = capsys.readouterr().out
-    assert "after 1 epochs: what is set for later falls away (optim.layer_rates of conv1 at 2)" in (
+    assert "after 1 epoch: what is set for later falls away (optim.layer_rates of conv1 at 2)" in (
         said
     )
     assert " 0 images/s" not in said
