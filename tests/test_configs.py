@@ -37,7 +37,7 @@ def test_every_configuration_has_the_fields_of_the_base_and_fits_its_net(name):
     optim.check(spec, layers)
     assert optim.unreached(spec, config.num_epochs) == []
     short = optim.make_schedule(spec, steps_per_epoch=10, total_steps=20)
-    assert 0 < float(short(19)) <= spec.learning_rate  # --config.num_epochs=2
+    assert 0 < float(short(19)) < 1.01 * spec.learning_rate  # --config.num_epochs=2
     if name in PARAMETERS:
         assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name]
 
