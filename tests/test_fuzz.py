@@ -82,7 +82,7 @@ def parse(argv):
     parsed = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", parsed, lock_config=True)
     with mock.patch.object(flags, "FLAGS", parsed), mock.patch.object(sys, "argv", argv):
-        cli._parse(argv, takes_files=False)
+        cli._parse(argv, takes_files=False, required=())
     return parsed["config"].value
 
 
