@@ -344,6 +344,26 @@ def test_cuda_convnet_mean_and_names(tmp_path):
         np.testing.assert_array_equal(view, 100 - centre)
 
 
+@pytest.mark.parametrize(
+    ("layer", "field", "value", "said"),
+    [
+        ("conv2a", "stride", [2], r"conv2a has stride 2, and net145_half 1"),
+        ("conv4a", "padding", [-2], r"conv4a has padding \(2, 0\), and net145_half \(1, 1\)"),
+        ("rnorm1a", "blocked", 1, "rnorm1a has blocked 1"),
+        ("cnorm2a", "pow", 0.5, "cnorm2a has pow 0.5"),
+        ("pool2a", "start", -1, "pool2a has start -1"),
+        ("hs2a", "enable", 0, "hs2a has enable 0"),
+    ],
+)
+def test_numbers_of_cuda_convnet_that_no_net_of_ours_has(tmp_path, layer, field, value, said):
+    layers = foreign.net145_half()
+    next(each for each in layers if each["name"] == layer)[field] = value
+    (tmp_path / "net").write_bytes(foreign.checkpoint(layers))
+    with pytest.raises(UserError, match=said) as raised:
+        import_weights("cuda_convnet", tmp_path / "net", tmp_path / "out")
+    assert len(lines(raised)) == 1
+
+
 def test_a_layer_of_unknown_kind_is_listed(tmp_path):
     layers = foreign.net145_half()
     next(layer for layer in layers if layer["name"] == "rnorm1a")["type"] = "cnorm"

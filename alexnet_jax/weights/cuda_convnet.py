@@ -181,7 +181,7 @@ class _Net:
         if kernel.ndim == 5:  # a dense layer over maps: [y, x, C], from [1, y, x, C, units]
             kernel = kernel.reshape(-1, kernel.shape[-1])
         name = " + ".join(layer["name"] for layer in stage.towers)
-        return Layer(name, kernel, bias, thens[0])
+        return Layer(name, kernel, bias, thens[0], **_geometry(stage.towers))
 
     def then(self, name: str) -> tuple[str, ...]:
         """The operations that follow a layer, up to the next one with weights."""
@@ -210,21 +210,32 @@ class _Net:
             self.set(layer, activation=_ACTIVATIONS[neuron["type"]])
             return "act"
         if kind == "cmrnorm":
+            self.require(layer, blocked=0)
             if "scale" in layer:  # divided by the size already
                 numbers = {"lrn_alpha": layer["scale"], "lrn_beta": layer["pow"]}
                 self.set(layer, **numbers, lrn_size=layer["size"], lrn_k=layer.get("minDiv", 1.0))
             return "lrn"
         if kind == "rnorm":
+            self.require(layer, pow=0.75, minDiv=1)
             if "scale" in layer:
                 self.set(layer, norm_alpha=layer["scale"], norm_size=layer["size"])
             return "norm"
         if kind == "pool":
+            self.require(layer, start=0)
             self.set(layer, pool_window=layer["sizeX"], pool_stride=layer["stride"])
             return "pool" if layer["pool"] == "max" else f"{layer['pool']}_pool"
-        if kind in ("hs", "dropout", "dropout2"):  # CC2's dropout divides in training instead
+        if kind in ("hs", "dropout", "dropout2"):
+            self.require(layer, enable=1)
+            # CC2's dropout divides in training instead.
             self.set(layer, dropout=1 - layer["keep"], inverted_dropout=kind == "dropout")
             return "drop"
         return kind
+
+    def require(self, layer: Mapping, **wanted) -> None:
+        """Raises ValueError where the layer gives another number than ours have."""
+        for name, value in wanted.items():
+            if (given := layer.get(name, value)) != value:
+                raise ValueError(f"layer {layer['name']} has {name} {given}, and ours {value}")
 
     def set(self, layer: Mapping, **fields) -> None:
         """Sets fields of the net, which all its layers must agree about."""
@@ -257,6 +268,16 @@ def _bias(layer: Mapping) -> np.ndarray:
         return biases
     side = layer["modulesX"]
     return biases.reshape(-1, side, side).transpose(1, 2, 0)
+
+
+def _geometry(towers: Sequence[Mapping]) -> dict:
+    """Stride and padding of a stage's convolutions; {} of a dense one."""
+    if towers[0]["type"] == "fc":
+        return {}
+    pairs = [zip(tower["stride"], map(abs, tower["padding"]), strict=True) for tower in towers]
+    if len({pair for tower in pairs for pair in tower}) > 1:
+        raise ValueError(f"layer {towers[0]['name']}: its towers differ in stride or padding")
+    return {"stride": towers[0]["stride"][0], "padding": _padding(towers[0])}
 
 
 def _padding(conv: Mapping) -> tuple[int, int]:
