@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from alexnet_jax import cli, console, data, distributed
+from alexnet_jax.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble
 from alexnet_jax.config import read_config
 from alexnet_jax.records import checkpoint, metrics
@@ -39,25 +40,31 @@ def evaluate_together(
         UserError: the runs' data differ in examples or classes.
     """
     split = split or runs[0].config.data.eval_split
+    ahead = Ahead()
     streams = [
-        data.eval_batches(
-            run.data,
-            split,
-            batch_size=run.config.batch_size,
-            views=data.views(views, run.data.resize_size - run.data.spec.image_size),
-            shardings=run.layout.batch_shardings(),
+        ahead.each(
+            data.eval_batches(
+                run.data,
+                split,
+                batch_size=run.config.batch_size,
+                views=data.views(views, run.data.resize_size - run.data.spec.image_size),
+                shardings=run.layout.batch_shardings(),
+            )
         )
         for run in runs
     ]
     parts = [[] for _ in range(len(runs) + 1)]
     skipped = runs[0].data.bad.get(split, {})
     for batches in zip(*streams, strict=True):
-        predicted = [
+        predictions = (
             run.predict(params, batch)
             for run, params, batch in zip(runs, all_params, batches, strict=True)
-        ]
-        for part, log_probs in zip(parts, [*predicted, _average(predicted)], strict=True):
+        )
+        predicted = list(ahead.each(predictions))
+        ahead.add(average := _average(predicted))
+        for part, log_probs in zip(parts, [*predicted, average], strict=True):
             part.append(_score(log_probs, batches[0]["labels"], batches[0]["mask"]))
+            ahead.add(part[-1])
     skipped.update(distributed.union(skipped))  # each process knows those that it has read
     num_examples = data.num_examples(runs[0].data, split) - len(skipped)
     results = []

@@ -1,6 +1,5 @@
 """The training loop: batch, step, and now and then log, evaluate, save."""
 
-import collections
 import contextlib
 import dataclasses
 import json
@@ -16,6 +15,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from alexnet_jax import console, data, distributed, optim
+from alexnet_jax.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble, beyond_the_end, resolve
 from alexnet_jax.config import NEVER, check_same_run, flatten, read_config
 from alexnet_jax.data import cache
@@ -209,22 +209,22 @@ def _loop(session: Session, state: TrainState, history: dict):
         start_step=step,
         shardings=run.layout.batch_shardings(),
     )
-    dispatched = collections.deque()  # (step, batch, sums), the oldest first
+    ahead = Ahead(STEPS_AHEAD)
     stopping = False
     with session.progress, _stop_on_signal() as stop:
         while step < run.total_steps and not stopping:
             batch = next(batches)
             state, sums = run.train_step(state, batch)
             step += 1
-            dispatched.append((step, batch, sums))
+            _check(session, ahead.add((step, batch, sums)), state.key)
             session.progress.advance(step)
             due = _due(run, step)
             # Read once: a signal may come at any instant. Several processes, of which it may have
             # reached only one, agree where they wait for each other anyway.
             if jax.process_count() == 1 or due.log:
                 stopping = distributed.any_process(bool(stop))
-            nothing = not stopping and not any(dataclasses.astuple(due))
-            _wait(session, dispatched, state.key, ahead=STEPS_AHEAD if nothing else 0)
+            if stopping or any(dataclasses.astuple(due)):
+                _check(session, ahead.finish(), state.key)
             if due.log:
                 state = _log(session, state, step)
             if due.evaluate:
@@ -238,10 +238,9 @@ def _loop(session: Session, state: TrainState, history: dict):
     return state, history, (stop[0] if stop else "a signal") if step < run.total_steps else None
 
 
-def _wait(session: Session, dispatched: collections.deque, key, ahead: int) -> None:
-    """Until all steps but the last `ahead` are done; ends the run if one was not finite."""
-    while len(dispatched) > ahead:
-        step, batch, sums = dispatched.popleft()
+def _check(session: Session, done: list, key) -> None:
+    """Ends the run if one of the steps that are done (step, batch, sums) was not finite."""
+    for step, batch, sums in done:
         if not sums["finite"] and session.run.config.on_nonfinite == "stop":
             _stop_at_nonfinite(session, step, batch, sums, key)
 

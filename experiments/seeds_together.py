@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from alexnet_jax import bench, cli
+from alexnet_jax.ahead import Ahead
 from alexnet_jax.assemble import Run
 from alexnet_jax.bench import timing
 from alexnet_jax.records import metrics
@@ -50,15 +51,19 @@ def main(_) -> None:
     separate, together = states(run, seeds), stacked(states(run, seeds))
 
     def in_turn(count):
+        ahead = Ahead()
         for _ in range(count):
             for seed in range(seeds):
-                separate[seed], _ = run.train_step(separate[seed], batch)
+                separate[seed], sums = run.train_step(separate[seed], batch)
+                ahead.add(sums)
         jax.block_until_ready(separate)
 
     def at_once(count):
         nonlocal together
+        ahead = Ahead()
         for _ in range(count):
-            together, _ = step(together, batch)
+            together, sums = step(together, batch)
+            ahead.add(sums)
         jax.block_until_ready(together)
 
     times = timing.take_turns({"in turn": in_turn, "together": at_once}, repeats=5, seconds=2.0)
