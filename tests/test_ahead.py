@@ -51,5 +51,5 @@ def test_an_evaluation_waits_for_its_devices(trained, together):
     params = run.fresh_state().params
     evaluate_together([slow] * together, [params] * together)
     assert len(running) == 12 * together
-    assert 0 < max(running) <= PROGRAMS_AHEAD
+    assert max(running) <= PROGRAMS_AHEAD
     assert jnp.isfinite(results[-1]).all()
