@@ -183,5 +183,5 @@ def main(_):
 
 if __name__ == "__main__":
     cli.define_config()
-    flags.DEFINE_string("json", None, "A file to write all of it to.")
+    cli.define_path("json", None, "A file to write all of it to.")
     cli.run(main)

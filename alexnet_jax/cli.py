@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from alexnet_jax import distributed
 from alexnet_jax.config import flatten, load_config
 from alexnet_jax.data import cache
-from alexnet_jax.errors import UserError, nearest
+from alexnet_jax.errors import UserError, local_path, nearest
 
 
 def define_config():
@@ -31,6 +31,26 @@ def define_config():
         )
     except flags.Error as error:  # it looks into a --flagfile already here, before `run` is called
         sys.exit(" ".join(str(error).replace("ERROR::", "error:").split()))
+
+
+class _PathParser(flags.ArgumentParser):
+    """Takes what `errors.local_path` takes: a leading ~ is expanded, an address is refused."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        return str(local_path(argument))
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+def define_path(
+    name: str, default: str | None, help_: str, values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder:
+    """Defines a flag that names a file or a folder on this machine's file systems."""
+    serializer = flags.ArgumentSerializer()
+    return flags.DEFINE(_PathParser(), name, default, help_, values, serializer=serializer)
 
 
 def run(

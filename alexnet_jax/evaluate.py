@@ -14,6 +14,7 @@ from alexnet_jax import cli, console, data, distributed
 from alexnet_jax.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble
 from alexnet_jax.config import read_config
+from alexnet_jax.errors import UserError, local_path
 from alexnet_jax.records import checkpoint, metrics
 from alexnet_jax.step import classification_sums
 
@@ -108,9 +109,26 @@ def _divisor(batch_size: int) -> int:
     return max(n for n in range(1, jax.device_count() + 1) if batch_size % n == 0)
 
 
+def named_runs(text: str) -> list[Path]:
+    """The work directories in a list with commas; a directory's name may have commas itself.
+
+    Raises:
+        UserError: none is named, or one is not on a local file system.
+    """
+    parts, found = [part for part in text.split(",") if part], []
+    while parts:
+        joined = [local_path(",".join(parts[:count])) for count in range(1, len(parts) + 1)]
+        count = max((n for n, path in enumerate(joined, start=1) if path.is_dir()), default=1)
+        found.append(joined[count - 1])
+        parts = parts[count:]
+    if not found:
+        raise UserError("--workdir names no run")
+    return found
+
+
 def main(_):
     """Prints the errors of each run and of their average."""
-    workdirs = [Path(name) for name in flags.FLAGS.workdir.split(",") if name]
+    workdirs = named_runs(flags.FLAGS.workdir)
     loaded = [load_run(workdir, flags.FLAGS.step, flags.FLAGS.data_dir) for workdir in workdirs]
     runs, params, steps = zip(*loaded, strict=True)
     split, views = flags.FLAGS.split or runs[0].config.data.eval_split, flags.FLAGS.views
@@ -142,5 +160,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("step", None, "The checkpoint to evaluate; the best one if not given.")
     flags.DEFINE_integer("views", 1, "Crops of each image to average: 1, 9 or 10.")
     flags.DEFINE_string("data_dir", "", "Where the data lies now, if it has moved.")
-    flags.DEFINE_string("json", None, "A file to write the results to.")
+    cli.define_path("json", None, "A file to write the results to.")
     cli.run(main, required=("workdir",))

@@ -195,6 +195,6 @@ def main(_):
 if __name__ == "__main__":
     pictures.define_flags()
     flags.DEFINE_enum("to", None, FORMATS, "The format.")
-    flags.DEFINE_string("out", None, "The file to write.")
+    cli.define_path("out", None, "The file to write.")
     flags.DEFINE_enum("input", None, INPUTS, "What a stablehlo function is given; default: uint8.")
     cli.run(main, required=("to", "out"))

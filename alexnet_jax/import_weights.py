@@ -129,8 +129,8 @@ def main(files):
 
 if __name__ == "__main__":
     flags.DEFINE_enum("from", None, list(READERS), "The program that wrote the file.")
-    flags.DEFINE_string("out", None, "The directory to write.")
-    flags.DEFINE_string(
+    cli.define_path("out", None, "The directory to write.")
+    cli.define_path(
         "mean", None, "A file with the mean to subtract: .binaryproto, batches.meta or .npy (RGB)."
     )
     cli.run(main, takes_files=True, required=("from", "out"))

@@ -12,7 +12,7 @@ from alexnet_jax import cli, distributed
 from alexnet_jax.train import train
 
 _CONFIG = cli.define_config()
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = cli.define_path(
     "workdir", None, "Where the run is kept, and goes on from; runs/<config name> if not given."
 )
 distributed.define_flags()

@@ -268,5 +268,5 @@ def main(_):
 
 if __name__ == "__main__":
     cli.define_config()
-    flags.DEFINE_string("out", None, "The folder of TFDS sets to put the copy into.")
+    cli.define_path("out", None, "The folder of TFDS sets to put the copy into.")
     cli.run(main, required=("out",))

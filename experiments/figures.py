@@ -331,7 +331,7 @@ def main(chosen: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "runs/sweeps", "Where the runs of the sweeps are.")
-    flags.DEFINE_string("workdir", None, "The run whose kernels and predictions are drawn.")
+    cli.define_path("out", "runs/sweeps", "Where the runs of the sweeps are.")
+    cli.define_path("workdir", None, "The run whose kernels and predictions are drawn.")
     flags.DEFINE_string("data_dir", "", "Where TFDS's data sets lie.")
     cli.run(main, takes_files=True)

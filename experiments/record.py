@@ -74,6 +74,6 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "The finished run.")
+    cli.define_path("workdir", None, "The finished run.")
     flags.DEFINE_string("name", None, "What it is recorded under.")
     cli.run(main, required=("workdir", "name"))

@@ -363,5 +363,5 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "site", "The folder to write.")
+    cli.define_path("out", "site", "The folder to write.")
     cli.run(main)

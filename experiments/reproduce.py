@@ -67,6 +67,6 @@ def main(words: list[str]) -> int:
 if __name__ == "__main__":
     flags.DEFINE_boolean("run", False, "Run the commands, instead of printing them alone.")
     flags.DEFINE_integer("jobs", 1, "Runs at a time.")
-    flags.DEFINE_string("out", "runs/sweeps", "Where the work directories are.")
+    cli.define_path("out", "runs/sweeps", "Where the work directories are.")
     flags.DEFINE_string("data_dir", "", "Where TFDS's data sets lie.")
     cli.run(main, takes_files=True)

@@ -462,7 +462,7 @@ def main(files: list[str]) -> int:
 if __name__ == "__main__":
     flags.DEFINE_integer("seeds", None, "Runs of each variant; the sweep's own SEEDS if not given.")
     flags.DEFINE_integer("jobs", 1, "Runs at a time.")
-    flags.DEFINE_string("out", "runs/sweeps", "Where the work directories are, for all sweeps.")
+    cli.define_path("out", "runs/sweeps", "Where the work directories are, for all sweeps.")
     flags.DEFINE_string("data_dir", "", "Where TFDS's data sets lie.")
     flags.DEFINE_boolean("dry_run", False, "Only list the runs, with their estimated time.")
     cli.run(main, takes_files=True)

@@ -4,10 +4,14 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from absl import flags
 
+from alexnet_jax import cli, evaluate
 from alexnet_jax.__main__ import COMMANDS
+from alexnet_jax.errors import UserError
 from tests import tiny
 
 # Imports once what all commands import, then runs each command line in a fork of its own.
@@ -90,3 +94,26 @@ def test_alexnet_lists_its_commands(said):
         assert f"  {name} " in text
         assert about in text
         assert importlib.util.find_spec(f"alexnet_jax.{module}")
+
+
+def test_paths_are_of_this_machine(monkeypatch, tmp_path):
+    """~ is expanded where the shell leaves it, as in --workdir=~/x; addresses are refused."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    values = flags.FlagValues()
+    cli.define_path("workdir", None, "A run.", values)
+    values(["command", "--workdir=~/runs/a"])
+    assert values.workdir == str(tmp_path / "runs" / "a")
+    for address in ("gs://bucket/run", "s3://bucket/run", "hdfs://host/run"):
+        with pytest.raises(UserError, match="only local and shared file systems"):
+            values(["command", f"--workdir={address}"])
+
+
+def test_names_of_runs_may_have_commas(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b,c", "b"):
+        Path(name).mkdir()
+    assert evaluate.named_runs("a,b,c") == [Path("a"), Path("b,c")]
+    assert evaluate.named_runs("b,a,") == [Path("b"), Path("a")]
+    assert evaluate.named_runs("gone,b,c") == [Path("gone"), Path("b,c")]
+    with pytest.raises(UserError, match="names no run"):
+        evaluate.named_runs(",")

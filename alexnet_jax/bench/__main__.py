@@ -86,6 +86,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("repeats", 10, "Turns that a median is taken over.")
     flags.DEFINE_integer("steps", 200, "Steps of a loop (train).")
     flags.DEFINE_float("seconds", 20.0, "Of a sample of a pipeline (input).")
-    flags.DEFINE_string("json", None, "A file to write the result to.")
+    cli.define_path("json", None, "A file to write the result to.")
     flags.DEFINE_bool("record", False, "Append the result to experiments/results/bench.")
     cli.run(main, takes_files=True)

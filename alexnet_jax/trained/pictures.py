@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from alexnet_jax import cli
 from alexnet_jax.data import decode, files
 from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import UserError, local_path, missing
@@ -39,8 +40,8 @@ class Picture:
 
 def define_flags() -> None:
     """--workdir and --weights, one of which names the net."""
-    flags.DEFINE_string("workdir", None, "The run whose best checkpoint is used.")
-    flags.DEFINE_string("weights", None, "What import_weights wrote: its folder, or a file in it.")
+    cli.define_path("workdir", None, "The run whose best checkpoint is used.")
+    cli.define_path("weights", None, "What import_weights wrote: its folder, or a file in it.")
 
 
 def net_path() -> str:
