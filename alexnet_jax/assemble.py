@@ -9,6 +9,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from alexnet_jax import data, models, optim
+from alexnet_jax.compilation import Program
 from alexnet_jax.config import NEVER, flatten
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.parallel import Layout, make_layout
@@ -43,8 +44,8 @@ class Run:
     tx: optax.GradientTransformationExtraArgs
     schedule: Callable
     preprocess: Preprocess
-    train_step: Callable
-    predict: Callable
+    train_step: Program
+    predict: Program
     steps_per_epoch: int
     total_steps: int
 
@@ -145,8 +146,8 @@ def assemble(
         tx=tx,
         schedule=optim.make_schedule(spec, **whole),
         preprocess=preprocess,
-        train_step=jax.jit(train_step, donate_argnums=0, compiler_options=options),
-        predict=jax.jit(predict, compiler_options=options),
+        train_step=Program(train_step, donate_argnums=0, compiler_options=options),
+        predict=Program(predict, compiler_options=options),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )

@@ -19,12 +19,12 @@ from PIL import Image
 
 from alexnet_jax import console, data
 from alexnet_jax.bench import timing
+from alexnet_jax.compilation import Program
 from alexnet_jax.data import decode
 from alexnet_jax.data.plan import epoch_plan
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
-from alexnet_jax.models import ops
-from alexnet_jax.models.alexnet import AlexNet, Dense
+from alexnet_jax.models import AlexNet, Operation, operations
 
 try:
     import torch
@@ -34,6 +34,7 @@ except ImportError as error:
     raise UserError(f"--against=torch needs PyTorch ({error}): pip install torch") from None
 
 ACTIVATIONS = {"relu": lambda: nn.ReLU(inplace=True), "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+POOLS = {"max_pool": nn.MaxPool2d, "avg_pool": nn.AvgPool2d}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 SCREENING = 3  # turns of each variant, of which the best goes on
 
@@ -42,50 +43,50 @@ SCREENING = 3  # turns of each variant, of which the best goes on
 
 
 def build(model: AlexNet, params: Mapping, image_size: int, *, tuned: bool) -> nn.Sequential:
-    """`model` in PyTorch with the weights `params`: float [B, 3, S, S] to logits [B, classes].
+    """Translates `model` with the weights `params`: float [B, 3, S, S] to logits [B, classes].
 
-    Raises UserError for a net with untied layers.
+    Raises:
+        UserError: The net has an operation that PyTorch, or this file, has not.
     """
-    stages, size, maps = [], image_size, 3
-    for row in model.layers:
-        if isinstance(row, Dense):
-            kernel, bias = (np.asarray(params[row.name][name]) for name in ("kernel", "bias"))
-            if size:
+    stages, maps = [], None
+    for op in operations(model, image_size):
+        weights = [np.asarray(array) for array in _weights(params, op)]
+        if op.kind == "conv":
+            stages += _convolution(op, *weights)
+        elif op.kind == "dense":
+            if maps:
                 stages.append(nn.Flatten())
-                # Ours reads [H, W, C], PyTorch's [C, H, W].
-                kernel = kernel.reshape(size, size, maps, -1).transpose(2, 0, 1, 3)
-                kernel, size = kernel.reshape(-1, kernel.shape[-1]), 0
-            stages.append(_filled(nn.Linear(*kernel.shape), kernel.T, bias))
-        elif getattr(row, "local", False):
-            raise UserError(f"--against=torch: PyTorch has no untied layer such as {row.name}")
-        elif row.name not in model.skip:
-            kernel, bias = (np.asarray(params[row.name][name]) for name in ("kernel", "bias"))
-            window, stride, (before, after) = model._geometry(row)
-            out = ops.conv_size(size, window, stride, (before, after))
-            # Padding that no window reads is left out.
-            needed = max(0, (out - 1) * stride + window - before - size)
-            if needed != before:
-                stages.append(nn.ZeroPad2d((before, needed, before, needed)))
-                before = 0
-            groups, maps = maps // kernel.shape[2], kernel.shape[3]
-            conv = nn.Conv2d(
-                kernel.shape[2] * groups, maps, window, stride, padding=before, groups=groups
-            )
-            stages.append(_filled(conv, kernel.transpose(3, 2, 0, 1), bias))
-            size = out
-        for op in row.then:
-            if row.name in model.skip and not op.endswith("pool"):
-                continue
-            if op in ("lrn", "norm") and not model.lrn:
-                continue
-            if op == "drop" and not model.dropout:
-                continue
-            stages.append(_operation(op, model, maps, tuned))
-            if op.endswith("pool"):
-                size = ops.pool_size(
-                    size, model.pool_window, model.pool_stride, model.pool_overhang
-                )
+            stages.append(_linear(maps, *weights))
+        else:
+            stages.append(_operation(op, model, tuned))
+        maps = None if op.dense else op.output
     return nn.Sequential(*stages)
+
+
+def _weights(params: Mapping, op: Operation) -> tuple:
+    return (params[op.name]["kernel"], params[op.name]["bias"]) if op.kernel else ()
+
+
+def _convolution(op: Operation, kernel: np.ndarray, bias: np.ndarray) -> list[nn.Module]:
+    height, width = (
+        # Padding that no window reads is left out.
+        max(0, (out - 1) * op.stride + op.window - op.padding[0] - size)
+        for size, out in zip(op.input[:2], op.output[:2], strict=True)
+    )
+    before = op.padding[0]
+    stages, padding = [], before
+    if (height, width) != (before, before):
+        stages, padding = [nn.ZeroPad2d((before, width, before, height))], 0
+    groups = op.input[-1] // op.kernel[2]
+    sizes = dict(stride=op.stride, padding=padding, groups=groups)
+    conv = nn.Conv2d(op.input[-1], op.output[-1], op.window, **sizes)
+    return [*stages, _filled(conv, kernel.transpose(3, 2, 0, 1), bias)]
+
+
+def _linear(maps: tuple[int, ...] | None, kernel: np.ndarray, bias: np.ndarray) -> nn.Module:
+    if maps:  # ours reads [H, W, C], PyTorch's [C, H, W]
+        kernel = kernel.reshape(*maps, -1).transpose(2, 0, 1, 3).reshape(kernel.shape)
+    return _filled(nn.Linear(*kernel.shape), kernel.T, bias)
 
 
 def _filled(layer: nn.Module, weight: np.ndarray, bias: np.ndarray) -> nn.Module:
@@ -96,24 +97,26 @@ def _filled(layer: nn.Module, weight: np.ndarray, bias: np.ndarray) -> nn.Module
     return layer
 
 
-def _operation(op: str, model: AlexNet, maps: int, tuned: bool) -> nn.Module:
-    if op == "act":
+def _operation(op: Operation, model: AlexNet, tuned: bool) -> nn.Module:
+    if op.kind == "act" and model.activation in ACTIVATIONS:
         return ACTIVATIONS[model.activation]()
-    if op == "drop":
+    if op.kind == "drop":
         return nn.Dropout(model.dropout) if model.inverted_dropout else _Dropout(model.dropout)
-    if op == "norm":
+    if op.kind == "norm":
         norm = _TunedNorm if tuned else _StockNorm
         return norm(_WithinMap(model.norm_size), model.norm_alpha, 0.75, 1.0)
-    if op == "lrn" and not tuned:
+    if op.kind == "lrn" and not tuned:
         alpha = model.lrn_alpha * model.lrn_size  # which PyTorch divides by the size
         return nn.LocalResponseNorm(model.lrn_size, alpha, model.lrn_beta, model.lrn_k)
-    if op == "lrn":
-        towers = 1 if model.lrn_joins else model.towers
-        window = _AcrossMaps(model.lrn_size, maps, towers)
+    if op.kind == "lrn":
+        towers = 1 if op.reads == "both" else op.towers
+        window = _AcrossMaps(model.lrn_size, op.output[-1], towers)
         return _TunedNorm(window, model.lrn_alpha, model.lrn_beta, model.lrn_k)
-    average = op == "avg_pool" or model.pooling == "avg"
-    pool = nn.AvgPool2d if average else nn.MaxPool2d
-    return pool(model.pool_window, model.pool_stride, ceil_mode=model.pool_overhang)
+    if op.kind in POOLS:
+        return POOLS[op.kind](op.window, op.stride, ceil_mode=model.pool_overhang)
+    kinds = {"local": "an untied layer", "act": f"the activation '{model.activation}'"}
+    what = kinds.get(op.kind, "an operation of the table's own")
+    raise UserError(f"--against=torch: PyTorch's net cannot have {op.name}, {what}")
 
 
 class _Dropout(nn.Dropout):
@@ -292,9 +295,8 @@ def compare(
         Our times by task, and for each task and normalisation the best variant, its times, and
         `ratio`: how many times as fast ours is.
     """
-    normalised = run.model.lrn and any(
-        op in ("lrn", "norm") for row in run.model.layers for op in row.then
-    )
+    table = operations(run.model, run.config.data.image_size)
+    normalised = any(op.kind in ("lrn", "norm") for op in table)
     # At its limit of programs the compiler would fall back to eager execution without a word.
     torch._dynamo.config.recompile_limit = 64
     torch._dynamo.config.fail_on_recompile_limit_hit = True
@@ -345,7 +347,7 @@ def _variants(normalised: bool) -> Iterator[tuple[bool, str, bool]]:
 def _check_same(run, params, images: Mapping, tasks: Mapping) -> None:
     """Raises RuntimeError unless both nets give the same logits."""
     task = next(iter(images))
-    ours, _ = jax.jit(run.model.apply)({"params": params}, images[task])
+    ours, _ = Program(run.model.apply)({"params": params}, images[task])
     ours = np.asarray(ours, np.float64)
     theirs = tasks[task](1).double().cpu().numpy()
     difference = abs(ours - theirs).max() / abs(ours).max()

@@ -29,7 +29,7 @@ from jax import export as jax_export
 
 from alexnet_jax import cli, console, models
 from alexnet_jax.errors import UserError, choose, local_path, writing
-from alexnet_jax.models import AlexNet, ops
+from alexnet_jax.models import AlexNet
 from alexnet_jax.models.presets import OWT
 from alexnet_jax.records import metrics
 from alexnet_jax.trained import pictures
@@ -91,8 +91,7 @@ def stablehlo(net: Pretrained, given: str) -> bytes:
     size = recipe.resize_size if given == "uint8" else recipe.image_size
     shape = jax_export.symbolic_shape(f"n, {size}, {size}, 3")
     images = jax.ShapeDtypeStruct(shape, given)
-    with ops.plain_forms():
-        exported = jax_export.export(jax.jit(logits), platforms=PLATFORMS)(images)
+    exported = jax_export.export(jax.jit(logits), platforms=PLATFORMS)(images)
     return bytes(exported.serialize())
 
 

@@ -7,15 +7,16 @@ receptive field (the side in pixels of what one of its outputs depends on), and,
 towers, whose maps a tower reads.
 """
 
+from collections.abc import Iterable
+
 from absl import flags
 from ml_collections import ConfigDict
 
 from alexnet_jax import cli, console
 from alexnet_jax.assemble import make_model
-from alexnet_jax.bench_layers import layer_flops
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
-from alexnet_jax.models.alexnet import AlexNet, Conv
+from alexnet_jax.models import Operation, operations
 
 # Classes of data sets that need not be here, by their name without the version.
 CLASSES = {"imagenet2012": 1000, "imagenette": 10, "cifar10": 10, "cifar10_jpeg": 10, "photos": 12}
@@ -41,45 +42,15 @@ def num_classes(config: ConfigDict) -> int:
     return len(source.class_names)
 
 
-def receptive_fields(model: AlexNet) -> dict[str, int]:
-    """The side in pixels of the square of the image that one output of each activation of the
-    convolutions depends on, by the activation's name; padding counts as image."""
+def receptive_fields(table: Iterable[Operation]) -> dict[str, int]:
+    """Returns the side in pixels of the square of the image that one output of each activation of
+    the convolutions depends on, by the activation's name; padding counts as image."""
     fields, field, jump = {}, 1, 1  # jump: pixels from one output to the next
-
-    def widen(window: int, stride: int = 1) -> None:
-        nonlocal field, jump
-        field, jump = field + (window - 1) * jump, jump * stride
-
-    for row in model.layers:
-        if not isinstance(row, Conv):
-            break
-        skipped = row.name in model.skip
-        if not skipped:
-            size, stride, _ = model._geometry(row)
-            widen(size, stride)
-            fields[row.name] = field
-        for op in row.then:
-            if op.endswith("pool"):
-                widen(model.pool_window, model.pool_stride)
-            elif skipped or (op != "act" and not model.lrn):
-                continue
-            elif op == "norm":  # within a map; the other normalisation is across maps
-                widen(model.norm_size)
-            fields[op.removeprefix("avg_") + row.number] = field
+    for op in table:
+        if not op.dense:
+            field, jump = field + (op.window - 1) * jump, jump * op.stride
+            fields[op.name] = field
     return fields
-
-
-def tower_inputs(model: AlexNet) -> dict[str, str]:
-    """Whose maps each tower's part of a layer with weights reads, by the layer's name."""
-    inputs, joins = {}, False
-    for row in model.layers:
-        conv = isinstance(row, Conv)
-        joins = joins or not conv or row.joins
-        if conv and row.name in model.skip:  # then the next layer joins
-            continue
-        inputs[row.name] = "both" if joins else "its own" if inputs else "image"
-        joins = False
-    return inputs
 
 
 def show(config: ConfigDict) -> None:
@@ -90,14 +61,16 @@ def show(config: ConfigDict) -> None:
     """
     size = config.data.image_size
     model = make_model(config, num_classes(config))
-    work = {name: flops // 2 for name, flops in layer_flops(model, size).items()}
+    table = operations(model, size)
+    work = {op.name: op.multiply_adds for op in table if op.kernel}
     work["total"] = sum(work.values())
     extra = [
         ("multiply-adds", {name: f"{count:,}" for name, count in work.items()}),
-        ("field", {name: str(side) for name, side in receptive_fields(model).items()}),
+        ("field", {name: str(side) for name, side in receptive_fields(table).items()}),
     ]
     if model.towers == 2:
-        extra.append(("tower reads", tower_inputs(model)))
+        reads = {"image": "image", "own": "its own", "both": "both"}
+        extra.append(("tower reads", {op.name: reads[op.reads] for op in table if op.kernel}))
     towers = "two towers" if model.towers == 2 else "one tower"
     console.say(f"{config.model.name}, {towers}, one image of {size} x {size}")
     console.layer_table(model, (size, size, 3), extra=extra)

@@ -26,10 +26,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from alexnet_jax.assemble import make_model, resolve
-from alexnet_jax.bench_layers import layer_flops
 from alexnet_jax.config import NEVER, flatten, load_config
 from alexnet_jax.errors import UserError, choose, nearest
-from alexnet_jax.models import AlexNet
+from alexnet_jax.models import AlexNet, operations
 
 ROOT = Path(__file__).parents[1]  # base configurations are named from here
 FOLDER = Path(__file__).parent / "sweeps"
@@ -282,7 +281,7 @@ def cost(config: ConfigDict) -> float | None:
 @functools.cache
 def forward_flops(model: AlexNet, size: int) -> int:
     """Of one image of `size` pixels through the net, from shapes alone."""
-    return sum(layer_flops(model, size).values())
+    return sum(2 * op.multiply_adds for op in operations(model, size))
 
 
 def _differences(config: ConfigDict) -> dict:

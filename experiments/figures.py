@@ -18,11 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from alexnet_jax import cli, models
-from alexnet_jax.console import layer_rows, say
+from alexnet_jax.console import say
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.evaluate import load_run
 from alexnet_jax.features import nearest
-from alexnet_jax.models.alexnet import Conv
 from alexnet_jax.trained import names, plots
 from experiments import analyse
 from experiments.compare import TARGET, AtLeast, by_seed, curve
@@ -33,6 +32,7 @@ FOLDER = Path(__file__).parent / "figures"
 COLOURS = ("#1f5fa8", "#d1495b", "#4f9d69", "#8a6bbe")
 INK = "#222222"
 SHOWN = 8  # validation images in Figure 4
+UNDER = {"lrn": "LRN", "max_pool": "pool", "drop": "dropout"}  # a layer in Figure 2
 
 
 class Missing(UserError):
@@ -174,47 +174,42 @@ def dropout_pooling(name: str) -> None:
 def architecture(name: str) -> None:
     """Figure 2: the paper's net, from the module itself; an arrow wherever a layer reads."""
     model = models.create("alexnet")
-    shapes = {row: shape for row, shape, _ in layer_rows(model, (224, 224, 3))}
+    table = models.operations(model, 224)
     figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.axis("off")
-    towers = model.towers
-    centres = [3.2, 0.0]
-    x, before = 0.0, None
-    _box(axes, x, sum(centres) / 2, 0.5, 2.6, "image\n224×224×3", "#dddddd")
-    before = [(x + 0.25, sum(centres) / 2)]
-    for row in model.layers:
+    centres, middle = [3.2, 0.0], 1.6
+    x = 0.0
+    _box(axes, x, middle, 0.5, 2.6, "image\n224×224×3", "#dddddd")
+    before = [(x + 0.25, middle)]
+    for layer, ops in itertools.groupby(table, key=lambda op: op.layer):
+        first, *after = ops
         x += 1.3
-        shape = shapes[row.name]
-        conv = isinstance(row, Conv)
-        height = 0.7 + 1.7 * shape[0] / 55 if conv else 1.5
-        last = row is model.layers[-1]
-        places = [sum(centres) / 2] if last else centres
+        shape = first.output
+        height = 1.5 if first.dense else 0.7 + 1.7 * shape[0] / 55
+        last = first.name == table[-1].layer
+        places = [middle] if last else centres
         here = []
         for tower, y in enumerate(places):
-            own = shape[-1] if last else shape[-1] // towers
-            size = f"{shape[0]}×{shape[1]}×{own}" if conv else f"{own}"
-            _box(axes, x, y, 0.42, height, f"{row.name}\n{size}", COLOURS[0 if conv else 2])
-            reads = range(len(before)) if _joins(row) or len(before) == 1 else [tower]
+            own = shape[-1] // len(places)
+            size = f"{own}" if first.dense else f"{shape[0]}×{shape[1]}×{own}"
+            _box(axes, x, y, 0.42, height, f"{layer}\n{size}", COLOURS[2 if first.dense else 0])
+            reads = [tower] if first.reads == "own" else range(len(before))
             for source in reads:
                 crossing = len(before) > 1 and source != tower and not last
                 _arrow(axes, before[source], (x - 0.21, y), crossing)
             here.append((x + 0.21, y))
-        if conv:
-            stride = f"/{row.stride}" if row.stride > 1 else ""
-            norm = [{"lrn": "LRN", "pool": "pool"}[op] for op in row.then if op in ("lrn", "pool")]
-            under = [f"{row.kernel}×{row.kernel}{stride}", *norm]
-            axes.text(x, -1.75, "\n".join(under), ha="center", va="top", fontsize=8, color=INK)
-        elif "drop" in row.then:
-            axes.text(x, -1.75, f"dropout\n{model.dropout:g}", ha="center", va="top", fontsize=8)
+        under = [UNDER[op.kind] for op in after if op.kind in UNDER]
+        if not first.dense:
+            stride = f"/{first.stride}" if first.stride > 1 else ""
+            under = [f"{first.window}×{first.window}{stride}", *under]
+        elif under:
+            under += [f"{model.dropout:g}"]
+        axes.text(x, -1.75, "\n".join(under), ha="center", va="top", fontsize=8, color=INK)
         before = here
     axes.set(xlim=(-0.5, x + 0.6), ylim=(-3.1, 5.2))
     axes.text(-0.4, -3, "two towers; red: what crosses between them", fontsize=9, color=INK)
     _save(figure, name)
-
-
-def _joins(row) -> bool:
-    return getattr(row, "joins", True)  # dense layers read both towers
 
 
 def _box(axes, x, y, width, height, text, colour) -> None:

@@ -15,16 +15,6 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["ALEXNET_JAX_CACHE"] = f"{_caches.name}/data"
 
 
-@pytest.fixture(autouse=True)
-def _keep_filling_the_compilation_cache():
-    """A program with oneDNN's convolutions ends that for its process."""
-    import jax
-
-    least = jax.config.jax_persistent_cache_min_compile_time_secs
-    yield
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
-
-
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A finished run of the tiny net on four photographs: its work directory, data and file."""

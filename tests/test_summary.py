@@ -56,7 +56,7 @@ def test_every_preset_has_its_table(name, capsys):
 def test_receptive_fields_by_trying(preset, layers):
     """What a pixel's change reaches, in a net where it can."""
     model = models.create(preset, width=1 / 16, pooling="avg", activation="tanh")
-    fields = summary.receptive_fields(model)
+    fields = summary.receptive_fields(models.operations(model, 48))
     images = jax.random.normal(jax.random.key(0), (1, 48, 48, 3))
     shapes = jax.eval_shape(model.init, jax.random.key(1), images)["params"]
     params = jax.tree.map(lambda w: np.full(w.shape, 0.01, w.dtype), shapes)

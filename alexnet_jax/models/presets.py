@@ -7,7 +7,7 @@ akrizhevsky/cuda-convnet2, CAF BVLC/caffe, TV pytorch/vision.
 
 import dataclasses
 
-from alexnet_jax.models.alexnet import Conv, Dense
+from alexnet_jax.models.table import Conv, Dense
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from alexnet_jax import cli
+from alexnet_jax.compilation import Program
 from alexnet_jax.data import decode, files
 from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import UserError, local_path, missing
@@ -92,7 +92,7 @@ def run(
             All batches have one shape, the last one filled up, so that it is compiled once.
     """
     size = max(1, min(CROPS // views, len(pictures)))
-    net_output = jax.jit(lambda params, x: output(*net.model.apply({"params": params}, x)))
+    net_output = Program(lambda params, x: output(*net.model.apply({"params": params}, x)))
 
     def read(picture: Picture):
         try:

@@ -3,13 +3,10 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.models import AlexNet, create
-from alexnet_jax.models.alexnet import Conv
+from alexnet_jax.models import AlexNet, Conv, create, operations
 from alexnet_jax.trained import names
 
 
@@ -74,7 +71,7 @@ def fit(found: Found) -> tuple[str, dict, dict]:
         model, fields = _scaled(preset, found)
         shapes = _shapes(model, found.image_size)
         if shapes == theirs and _same_order(model, found.layers):
-            _check_geometry(preset, model, found.layers)
+            _check_geometry(preset, model, found.layers, found.image_size)
             params = {
                 row.name: {"kernel": layer.kernel, "bias": layer.bias}
                 for row, layer in zip(model.layers, found.layers, strict=True)
@@ -129,13 +126,10 @@ def _scaled(preset: str, found: Found) -> tuple[AlexNet, dict]:
 
 def _shapes(model: AlexNet, image_size: int) -> list[tuple]:
     """(kernel's, bias' shape) of each layer; none if such images are too small for the net."""
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     try:
-        params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+        return [(op.kernel, op.bias) for op in operations(model, image_size) if op.kernel]
     except UserError:
         return []
-    rows = [params[layer.name] for layer in model.layers]
-    return [(row["kernel"].shape, row["bias"].shape) for row in rows]
 
 
 def _same_order(model: AlexNet, theirs: Sequence[Layer]) -> bool:
@@ -155,13 +149,11 @@ def _canonical(then: Sequence[str], maximum: bool) -> list[str]:
     return ops
 
 
-def _check_geometry(preset: str, model: AlexNet, theirs: Sequence[Layer]) -> None:
+def _check_geometry(preset: str, model: AlexNet, theirs: Sequence[Layer], image_size: int) -> None:
     """Raises UserError unless the convolutions have the model's strides and paddings."""
-    for row, layer in zip(model.layers, theirs, strict=True):
-        if not isinstance(row, Conv):
-            continue
-        _, stride, padding = model.geometry(row)
-        own = {"stride": stride, "padding": padding}
+    ours = [op for op in operations(model, image_size) if op.kernel]
+    for op, layer in zip(ours, theirs, strict=True):
+        own = {} if op.dense else {"stride": op.stride, "padding": op.padding}
         for name, number in own.items():
             given = getattr(layer, name)
             if given not in (None, number):

@@ -1,0 +1,45 @@
+"""What depends on a version of jax or jaxlib, and the versions that it was tried with.
+
+Everything else keeps to jax's documented interface, of the versions that requirements.txt allows.
+"""
+
+import contextlib
+import platform
+import sys
+
+import jax
+import jaxlib
+from jax._src import config as jax_config
+
+# jaxlib's builds have oneDNN and the call to it, but not the compiler pass that would write the
+# call. Its fields are not an interface: a jaxlib with others would end the process. Tried one by
+# one, on Linux and x86-64 [openxla/xla, xla/service/cpu/onednn_contraction_rewriter.cc].
+ONEDNN_CALL = "__onednn$convolution"
+ONEDNN_JAXLIBS = ("0.10.2",)
+
+
+def has_onednn() -> bool:
+    """Returns whether this machine's jaxlib is one of which the call to oneDNN is known."""
+    machine = sys.platform, platform.machine()
+    return jaxlib.__version__ in ONEDNN_JAXLIBS and machine == ("linux", "x86_64")
+
+
+def can_be_cached(lowered: jax.stages.Lowered) -> bool:
+    """Returns whether XLA can write the compiled program into the compilation cache.
+
+    It cannot if the program calls oneDNN: jaxlib 0.10.2 runs out of memory (std::bad_alloc).
+    """
+    return not has_onednn() or ONEDNN_CALL not in lowered.as_text()
+
+
+def without_cache() -> contextlib.AbstractContextManager:
+    """Returns a context in which this thread writes nothing into the compilation cache.
+
+    jax 0.10.2 has no documented one: outside it the setting is the whole process's.
+    """
+    return jax_config.persistent_cache_min_compile_time_secs(sys.float_info.max)
+
+
+def varying_axes(x: jax.Array) -> frozenset[str]:
+    """Returns the mesh axes over which `x` varies inside a shard_map (jax 0.10.2's name for it)."""
+    return jax.typeof(x).manual_axis_type.varying

@@ -1,0 +1,152 @@
+"""Convolutions of [B, H, W, I]: with a kernel [K, K, I, O], or one for every place.
+
+`padding` is (before, after) on both axes. `form` is "fast", "plain", or None for the one that the
+platform takes (see forms.py).
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from alexnet_jax import jax_versions
+from alexnet_jax.models import forms, onednn, windows
+
+LEAST_WORK = 2**26  # multiply-adds by oneDNN; fewer don't repay a compilation at every start
+FIRST_CONV_COLUMNS = 128  # 11x11/4 has 144 and gains; 5x5/2 has 36 and loses (measured)
+
+
+def conv(x, kernel, *, stride: int, padding: tuple[int, int], form: str | None = None):
+    """Convolves [B, H, W, I] with [K, K, I, O].
+
+    A layer in two towers calls it once per tower: XLA's grouped convolution
+    (feature_group_count) is slower, and its partitioner gathers the whole batch.
+    """
+    if not _suits_onednn(x, kernel, stride, padding):
+        return _plain(x, kernel, stride, padding)
+    return forms.take(
+        form,
+        lambda x, kernel: _by_onednn(x, kernel, stride, padding),
+        lambda x, kernel: _plain(x, kernel, stride, padding),
+        *_varying_alike(x, kernel),
+    )
+
+
+def first_conv(x, kernel, *, stride: int, padding: tuple[int, int], form: str | None = None):
+    """Convolves as `conv`, for the layer that sees the image: few channels, large kernel, stride.
+
+    Inside shard_map `kernel` must vary over the axes that `x` varies over (jax.lax.pcast).
+    """
+    columns = -(-kernel.shape[1] // stride) * stride**2 * kernel.shape[2]
+    few = stride == 1 or columns < FIRST_CONV_COLUMNS
+    if few or _suits_onednn(x, kernel, stride, padding):
+        return conv(x, kernel, stride=stride, padding=padding, form=form)
+
+    def fast(x, kernel):
+        y = _plain(x, lax.stop_gradient(kernel), stride, padding)
+        return _with_kernel_gradient(y, kernel, x, stride, padding)
+
+    return forms.take(form, fast, lambda x, kernel: _plain(x, kernel, stride, padding), x, kernel)
+
+
+def local_conv(x, kernel, *, padding: tuple[int, int]):
+    """Convolves with stride 1 and untied weights: `kernel` is [OH, OW, K, K, I, O].
+
+    Every output position has a kernel of its own (cuda-convnet's type "local").
+    """
+    height, width, size = kernel.shape[:3]
+    padded = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    patches = jnp.concatenate(windows.shifted(padded, size, 1), axis=-1)
+    flat = kernel.reshape(height, width, -1, kernel.shape[-1])
+    return jnp.einsum("bhwi,hwio->bhwo", patches, flat)
+
+
+def _plain(x, kernel, stride, padding):
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _suits_onednn(x, kernel, stride, padding) -> bool:
+    """Returns whether oneDNN can compute this convolution, and it is worth its while."""
+    known = jax_versions.has_onednn() and isinstance(x.shape[0], int)  # export leaves it open
+    if not known or x.dtype != jnp.float32 or max(padding) >= min(kernel.shape[:2]):
+        return False
+    sides = zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    places = math.prod(windows.output_size(size, window, stride, padding) for size, window in sides)
+    return x.shape[0] * places * math.prod(kernel.shape) >= LEAST_WORK
+
+
+def _varying_alike(*arrays):
+    """Returns the arrays as varying, in shard_map, over all axes that any of them varies over."""
+    axes = [jax_versions.varying_axes(each) for each in arrays]
+    missing = [tuple(sorted(frozenset().union(*axes) - own)) for own in axes]
+    return [
+        lax.pcast(each, axis, to="varying") if axis else each
+        for each, axis in zip(arrays, missing, strict=True)
+    ]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _by_onednn(x, kernel, stride, padding):
+    return onednn.convolution(x, kernel, stride, padding)
+
+
+def _by_onednn_fwd(x, kernel, stride, padding):
+    return _by_onednn(x, kernel, stride, padding), (x, kernel)
+
+
+def _by_onednn_bwd(stride, padding, saved, g):
+    x, kernel = saved
+    if stride == 1:
+        dx = onednn.input_gradient(x, kernel, g, padding)
+    else:  # as in a first layer, where the compiler leaves it out
+        dx = jax.vjp(lambda x: _plain(x, kernel, stride, padding), x)[1](g)[0]
+    return dx, onednn.kernel_gradient(x, kernel, g, stride, padding)
+
+
+_by_onednn.defvjp(_by_onednn_fwd, _by_onednn_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _with_kernel_gradient(y, kernel, x, stride, padding):
+    """Returns `y`, the convolution of `x`; its kernel's gradient is a few matrix products."""
+    return y
+
+
+def _with_kernel_gradient_fwd(y, kernel, x, stride, padding):
+    return y, (x, kernel)
+
+
+def _with_kernel_gradient_bwd(stride, padding, saved, g):
+    x, kernel = saved
+    return g, _kernel_gradient(x, g, kernel.shape, stride, padding), None
+
+
+_with_kernel_gradient.defvjp(_with_kernel_gradient_fwd, _with_kernel_gradient_bwd)
+
+
+def _kernel_gradient(x, g, shape, stride, padding):
+    """Multiplies rows of stride x stride blocks with [O] outputs: the gradient of the kernel."""
+    rows, columns = (-(-size // stride) for size in shape[:2])  # blocks that a kernel covers
+    batch, height, width, features = g.shape
+    ends = ((height - 1 + rows) * stride, (width - 1 + columns) * stride)
+    pads = [
+        (padding[0], end - padding[0] - n, 0) for end, n in zip(ends, x.shape[1:3], strict=True)
+    ]
+    x = lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+
+    blocks = (batch, height - 1 + rows, stride, width - 1 + columns, stride, shape[2])
+    x = x.reshape(blocks).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(*x.shape[:3], -1)  # space to depth: a block's pixels are its channels
+    x = jnp.concatenate([x[:, :, i : i + width] for i in range(columns)], axis=-1)
+    g = g.reshape(-1, features)
+    products = [x[:, i : i + height].reshape(len(g), -1).T @ g for i in range(rows)]
+
+    kernel = jnp.stack(products).reshape(rows, columns, stride, stride, shape[2], features)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
+    kernel = kernel.reshape(rows * stride, columns * stride, shape[2], features)
+    return kernel[: shape[0], : shape[1]]

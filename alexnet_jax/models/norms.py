@@ -1,0 +1,101 @@
+"""Response normalisation of maps [B, H, W, C], across maps and within each of them.
+
+`form` is "fast", "plain", or None for the one that the platform takes (see forms.py).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from alexnet_jax.models import forms, windows
+
+
+def local_response_norm(
+    x, *, size: int, alpha: float, beta: float, k: float, form: str | None = None
+):
+    """Normalises across maps: x_i (k + alpha S_i)^-beta, paper section 3.3.
+
+    S_i sums the squares of the maps from i - size//2 on, `size` of them, clipped at both ends.
+    `alpha` multiplies the sum itself. The paper's text has size 5, alpha 1e-4, beta 0.75, k 2; the
+    2012 code, cuda-convnet2, Caffe and PyTorch divide their "1e-4" by the size first, so there
+    alpha is 1e-4 / 5 (k is 2 in the first two, 1 in the others).
+    """
+    return _response_norm(x, (1, 1, 1, size), alpha, beta, k, form)
+
+
+def within_map_norm(
+    x, *, size: int, alpha: float, beta: float, k: float = 1.0, form: str | None = None
+):
+    """Normalises over a size x size window of each map (cuda-convnet's rnorm without crossMap).
+
+    `alpha` multiplies the sum: 1e-3 / 25 in the 2012 source's net 145, 5e-5 / 9 in the 18% CIFAR
+    net (computerhistory/AlexNet-Source-Code, layers-145.cfg; dnouri/cuda-convnet,
+    layer-params-18pct.cfg: both files' scale divided by the size squared).
+    """
+    return _response_norm(x, (1, size, size, 1), alpha, beta, k, form)
+
+
+def _response_norm(x, window, alpha, beta, k, form):
+    constants = (window, alpha, beta, k)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # a bfloat16 sum loses the small maps
+    y = forms.take(form, lambda x: _fast(x, *constants), lambda x: _plain(x, *constants), wide)
+    return y.astype(x.dtype)
+
+
+def _plain(x, window, alpha, beta, k):
+    return x * (k + alpha * _window_sum(jnp.square(x), window)) ** -beta
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _fast(x, window, alpha, beta, k):
+    """Takes square roots instead of a general power, and has its gradient in closed form."""
+    return x * _inverse_power(k + alpha * _window_sum_fast(jnp.square(x), window), beta)
+
+
+def _forward(x, window, alpha, beta, k):
+    d = k + alpha * _window_sum_fast(jnp.square(x), window)
+    return x * _inverse_power(d, beta), (x, d)
+
+
+def _backward(window, alpha, beta, k, saved, g):
+    # y_i = x_i d_i^-beta, so dx_j = g_j d_j^-beta - 2 alpha beta x_j sum_i g_i x_i d_i^(-beta-1)
+    # over those i whose window holds j: the mirrored window, which differs if its size is even.
+    x, d = saved
+    scaled = g * _inverse_power(d, beta)
+    shared = _window_sum_fast(scaled * x / d, window, mirrored=True)
+    return (scaled - 2 * alpha * beta * x * shared,)
+
+
+_fast.defvjp(_forward, _backward)
+
+
+def _inverse_power(d, beta):
+    if beta == 0.75:
+        root = lax.rsqrt(d)
+        return root * jnp.sqrt(root)
+    return d**-beta
+
+
+def _window_sum(x, window, mirrored=False):
+    """Sums over a window that starts size//2 before each place, clipped at the borders."""
+    zero = np.zeros((), x.dtype)
+    return lax.reduce_window(x, zero, lax.add, window, (1,) * 4, _around(window, mirrored))
+
+
+def _window_sum_fast(x, window, mirrored=False):
+    """Sums over the same window; within maps by shifted slices, which are slower across them."""
+    if window[-1] > 1:
+        return _window_sum(x, window, mirrored)
+    pads = [(*pad, 0) for pad in _around(window, mirrored)]
+    x = lax.pad(x, np.zeros((), x.dtype), pads)
+    for axis in (1, 2):
+        x = sum(windows.shifted_along(x, axis, window[axis], 1))
+    return x
+
+
+def _around(window, mirrored):
+    pads = [(size // 2, size - 1 - size // 2) for size in window]
+    return [pad[::-1] for pad in pads] if mirrored else pads

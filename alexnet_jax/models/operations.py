@@ -1,0 +1,305 @@
+"""The one reading of a table of layers: every operation of a net in order, with its shapes.
+
+The module runs what `operations` gives; the summary, the benchmarks, PyTorch's twin and the figure
+of the architecture count, time, translate and draw the same list.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.models import conv, norms, pools, windows
+from alexnet_jax.models.table import Conv, Dense, Stateless, number
+
+ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One operation of a net, whole: what a device holds of it is the placement's matter.
+
+    Attributes:
+        name: "conv1", "act1", "lrn1", "norm1", "pool1", …, "fc6", "act6", "drop6".
+        kind: "conv", "local", "dense", "drop", "act", "lrn", "norm", "max_pool", "avg_pool", or
+            "own" where the table's row carries the function.
+        layer: The table's row that it belongs to.
+        reads: What one tower reads: the "image", "own" (its maps) or "both" (all maps).
+        towers: Into how many parts its output is divided, each of which is of one tower.
+        input, output: Shapes of one example: (height, width, maps) or (features,).
+        window, stride, padding: Of the square of the input that one output depends on; padding
+            is (before, after) on both axes.
+        kernel, bias: Shapes of the parameters, the towers side by side on the last axis; None
+            without.
+        std, constant: The deviation of the kernel at the start; the bias.
+        dtype: Of the computation.
+        function: Of the maps of one tower, or of all, and then the kernel, if there is one.
+    """
+
+    name: str
+    kind: str
+    layer: str
+    reads: str
+    towers: int
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    function: Callable | None
+    window: int = 1
+    stride: int = 1
+    padding: tuple[int, int] = (0, 0)
+    kernel: tuple[int, ...] | None = None
+    bias: tuple[int, ...] | None = None
+    std: float = 0.0
+    constant: float = 0.0
+    dtype: str = "float32"
+
+    @property
+    def parameters(self) -> int:
+        """The number of its parameters."""
+        return math.prod(self.kernel) + math.prod(self.bias) if self.kernel else 0
+
+    @property
+    def multiply_adds(self) -> int:
+        """The products and sums with its kernel, forward on one example."""
+        if not self.kernel:
+            return 0
+        places = self.output[:2] if self.kind == "conv" else ()  # the others' kernels have them
+        return math.prod(places) * math.prod(self.kernel)
+
+    @property
+    def dense(self) -> bool:
+        """Whether it works on features [B, features], not on maps [B, H, W, C]."""
+        return len(self.output) == 1
+
+
+def operations(
+    model, image_size: int | Sequence[int], form: str | None = None
+) -> tuple[Operation, ...]:
+    """Reads the table of `model`, an `AlexNet`, for images of one size.
+
+    Args:
+        image_size: The side of a square RGB image, or (height, width, channels).
+        form: Of the operators, "fast" or "plain"; None leaves it to the platform (see forms.py).
+
+    Raises:
+        UserError: The images are too small, or a row's own function can't be applied.
+    """
+    square = isinstance(image_size, int)
+    shape = (image_size, image_size, 3) if square else tuple(image_size)
+    found, towers, joins = [], 1, False
+    for row in model.layers:
+        joins = joins or isinstance(row, Dense) or row.joins
+        then = row.then
+        if row.name in model.skip:  # if it joins the towers, the next layer does
+            then = [entry for entry in then if _pools(entry)]
+        else:
+            reads = "both" if joins else "own" if found else "image"
+            make = _dense if isinstance(row, Dense) else _conv
+            found.append(make(model, row, shape, reads, form))
+            shape, towers, joins = found[-1].output, found[-1].towers, False
+        for entry in then:
+            if entry in ("lrn", "norm") and not model.lrn:
+                continue
+            if entry == "drop" and not model.dropout:
+                continue
+            found.append(_stateless(model, row, entry, shape, towers, form))
+            shape = found[-1].output
+    return tuple(found)
+
+
+def apply(op: Operation, maps: list, kernel=None, bias=None, *, parts: int) -> list:
+    """Applies an operation to arrays.
+
+    Args:
+        maps: One array per tower, or one that all towers read: [B, H, W, C] or [B, features].
+        kernel, bias: As far as this device has them, on the last axis.
+        parts: How many arrays to return, one per tower.
+    """
+    maps = [x.astype(op.dtype) for x in maps]
+    if op.kernel is None:
+        out = [op.function(x) for x in maps]
+    else:
+        kernels = jnp.split(kernel.astype(op.dtype), len(maps), axis=-1)
+        biases = jnp.split(bias.astype(op.dtype), len(maps), axis=-1)
+        out = [op.function(x, k) + b for x, k, b in zip(maps, kernels, biases, strict=True)]
+    return out if len(out) == parts else jnp.split(out[0], parts, axis=-1)
+
+
+def _pools(entry) -> bool:
+    own = isinstance(entry, Stateless)
+    return entry.stride > 1 if own else entry in ("pool", "avg_pool")
+
+
+def _conv(model, row: Conv, shape, reads, form) -> Operation:
+    size, stride, padding = row.kernel, row.stride, row.padding
+    first = row is model.layers[0]
+    if first:
+        size = size if model.conv1_kernel is None else model.conv1_kernel
+        stride = stride if model.conv1_stride is None else model.conv1_stride
+        padding = padding if model.conv1_padding is None else model.conv1_padding
+    padding = (padding, padding) if isinstance(padding, int) else tuple(padding)
+    places = _places(row.name, shape, size, stride, f"{size}x{size} kernel", padding=padding)
+    maps = _scaled(model, row.maps)
+    divided = model.towers if reads == "own" else 1
+    kernel, bias = (size, size, shape[-1] // divided, maps), (maps,)
+    convolve = functools.partial(conv.first_conv if first else conv.conv, form=form, stride=stride)
+    if row.local:
+        kernel, bias = (*places, *kernel), (*places, *bias)
+        convolve = conv.local_conv
+    return Operation(
+        name=row.name,
+        kind="local" if row.local else "conv",
+        layer=row.name,
+        reads=reads,
+        towers=model.towers,
+        input=shape,
+        output=(*places, maps),
+        function=functools.partial(convolve, padding=padding),
+        window=size,
+        stride=stride,
+        padding=padding,
+        **_parameters(model, row, kernel, bias),
+        dtype=model.dtype,
+    )
+
+
+def _dense(model, row: Dense, shape, reads, form) -> Operation:
+    if row.units is None:
+        units = model.num_classes
+    else:
+        units = model.hidden_units or _scaled(model, row.units)
+    inputs = math.prod(shape)
+    last = row is model.layers[-1]
+    return Operation(
+        name=row.name,
+        kind="dense",
+        layer=row.name,
+        reads=reads,
+        towers=1,
+        input=(inputs,),
+        output=(units,),
+        function=jnp.matmul,
+        **_parameters(model, row, (inputs, units), (units,)),
+        # Logits are computed in float32, or wider.
+        dtype=model.param_dtype if last else model.dtype,
+    )
+
+
+def _stateless(model, row, entry, shape, towers, form) -> Operation:
+    own = isinstance(entry, Stateless)
+    kind = "own" if own else f"{model.pooling}_pool" if entry == "pool" else entry
+    found = entry if own else KNOWN[kind](model, form)
+    name = found.name + number(row.name)
+    output = shape
+    if own:
+        output = _own_output(row, found, shape, 1 if found.joins else towers)
+    elif kind in ("max_pool", "avg_pool"):
+        window, stride = found.window, found.stride
+        hangs = dict(overhang=model.pool_overhang)
+        places = _places(name, shape, window, stride, f"{window}x{window} window", **hangs)
+        output = (*places, shape[-1])
+    return Operation(
+        name=name,
+        kind=kind,
+        layer=row.name,
+        reads="both" if found.joins else "own",
+        towers=towers,
+        input=shape,
+        output=output,
+        function=found.function,
+        window=found.window,
+        stride=found.stride,
+        dtype=model.dtype,
+    )
+
+
+def _pool(model, function) -> Stateless:
+    window, stride = model.pool_window, model.pool_stride
+    pool = functools.partial(function, window=window, stride=stride, overhang=model.pool_overhang)
+    return Stateless("pool", pool, window, stride)
+
+
+# What a row's `then` may name: a new activation, normalisation or pooling is one more entry.
+KNOWN: dict[str, Callable[[Any, str | None], Stateless]] = {
+    "act": lambda model, form: Stateless("act", ACTIVATIONS[model.activation]),
+    "lrn": lambda model, form: Stateless(
+        "lrn",
+        functools.partial(
+            norms.local_response_norm,
+            size=model.lrn_size,
+            alpha=model.lrn_alpha,
+            beta=model.lrn_beta,
+            k=model.lrn_k,
+            form=form,
+        ),
+        joins=model.lrn_joins,
+    ),
+    "norm": lambda model, form: Stateless(
+        "norm",
+        functools.partial(
+            norms.within_map_norm,
+            size=model.norm_size,
+            alpha=model.norm_alpha,
+            beta=0.75,
+            form=form,
+        ),
+        window=model.norm_size,
+    ),
+    "max_pool": lambda model, form: _pool(model, functools.partial(pools.max_pool, form=form)),
+    "avg_pool": lambda model, form: _pool(model, pools.avg_pool),
+    "drop": lambda model, form: Stateless("drop", None),  # the module drops, by its key
+}
+AFTER_CONV = ("act", "lrn", "norm", "pool", "avg_pool")
+AFTER_DENSE = ("act", "drop")
+
+
+def _own_output(row, own: Stateless, shape, towers) -> tuple[int, ...]:
+    one = (*shape[:-1], shape[-1] // towers)
+    try:
+        found = jax.eval_shape(own.function, jax.ShapeDtypeStruct((1, *one), jnp.float32)).shape
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{row.name}: its operation '{own.name}' can't be applied to an array of shape "
+            f"{(1, *one)}: {reason}"
+        ) from error
+    fixed = slice(-1, None) if len(one) == 3 else slice(0, None)  # maps stay; features as well
+    if len(found) != 1 + len(one) or found[0] != 1 or found[1:][fixed] != one[fixed]:
+        raise UserError(
+            f"{row.name}: its operation '{own.name}' makes {found} of an array of shape "
+            f"{(1, *one)}: it may change the height and the width of maps, nothing else"
+        )
+    return (*found[1:-1], shape[-1])
+
+
+def _places(name, shape, window, stride, what, **options) -> list[int]:
+    """Returns the height and width of an output, or raises UserError if no window fits."""
+    places = [windows.output_size(n, window, stride, **options) for n in shape[:2]]
+    if min(places) < 1:
+        raise UserError(
+            f"{name}: its {what} doesn't fit its {shape[0]}x{shape[1]} input: the images are too "
+            "small for this net; take larger ones, or a smaller conv1_kernel and conv1_stride, or "
+            "more conv1_padding"
+        )
+    return places
+
+
+def _parameters(model, row, kernel, bias) -> dict:
+    fan_in = math.prod(kernel[-4:-1])
+    std = math.sqrt(2 / fan_in) if model.kernel_init == "he" else row.std
+    return dict(
+        kernel=kernel,
+        bias=bias,
+        std=std * (model.init_scale * dict(model.layer_init_scales).get(row.name, 1.0)),
+        constant=model.bias_one if row.bias == 1 else row.bias,
+    )
+
+
+def _scaled(model, features: int) -> int:
+    """Returns `width` times as many features, rounded to a multiple of the towers."""
+    return max(1, round(features * model.width / model.towers)) * model.towers
