@@ -109,7 +109,7 @@ def first_batch(run: Run) -> dict[str, jax.Array]:
 def compile_step(run: Run, batch: dict) -> jax.stages.Compiled:
     """Compiles the training step as a process that has just started would."""
     jax.clear_caches()
-    return run.train_step.lower(run.abstract_state(), batch).compile()
+    return run.train_step.compile(run.abstract_state(), batch)
 
 
 def stepper(run: Run, compiled: Callable, batch: dict) -> Callable[[int], None]:

@@ -21,6 +21,7 @@ from alexnet_jax.bench.common import (
     stepper,
     synthetic_run,
 )
+from alexnet_jax.compilation import Program
 from alexnet_jax.errors import UserError
 
 
@@ -41,7 +42,7 @@ def measure(config: ConfigDict, options: Options) -> dict:
     memory = _memory(compiled)  # before anything else takes some
     params = jax.device_put(run.fresh_state().params, jax.devices()[0])
     images = {f"forward_{count}": _float_images(config, count) for count in (1, config.batch_size)}
-    forward = jax.jit(lambda params, images: run.model.apply({"params": params}, images)[0])
+    forward = Program(lambda params, images: run.model.apply({"params": params}, images)[0])
     tasks |= {task: timing.repeated(forward, params, each) for task, each in images.items()}
     peak = timing.matmul_peak(run.model.dtype)
     torch = {}
