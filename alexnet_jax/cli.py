@@ -24,13 +24,24 @@ from alexnet_jax.errors import UserError, local_path, nearest
 
 
 def define_config():
-    """Defines `--config` (a file with `get_config()`) and its `--config.FIELD=VALUE` overrides."""
+    """Defines `--config` (see `load_config`) and its `--config.FIELD=VALUE` overrides."""
+    about = "A configuration file, or the name of a shipped one, such as default."
     try:
-        return config_flags.DEFINE_config_file(
-            "config", None, "Configuration file, e.g. configs/default.py.", lock_config=True
-        )
+        defined = config_flags.DEFINE_config_file("config", None, about)
     except flags.Error as error:  # it looks into a --flagfile already here, before `run` is called
         sys.exit(" ".join(str(error).replace("ERROR::", "error:").split()))
+    flags.FLAGS["config"].parser = _ConfigParser()
+    return defined
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Has a shipped configuration found by its name, and files fail in one way."""
+
+    def parse(self, argument):
+        return load_config(argument)
+
+    def flag_type(self):
+        return "config"
 
 
 class _PathParser(flags.ArgumentParser):

@@ -1,12 +1,17 @@
 """Configurations as data: loading, naming every field, and what a resumed run may change."""
 
+import importlib.util
 import json
 import runpy
+import sys
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.errors import UserError, nearest
+from alexnet_jax import configs
+from alexnet_jax.errors import UserError, local_path, nearest
+
+SHIPPED = Path(configs.__file__).parent
 
 NEVER = -1  # of a cadence in steps: not before the run ends
 
@@ -29,24 +34,51 @@ _LATER_FIELDS = {
 }
 
 
-def load_config(path: str) -> ConfigDict:
-    """The configuration that the file's `get_config()` returns, locked.
+def load_config(name: str | Path) -> ConfigDict:
+    """Returns what the `get_config()` of a configuration file gives, locked.
+
+    Args:
+        name: a file, or the name of a shipped one: 'imagenette'. After a colon may follow a text
+            that `get_config` takes.
 
     Raises:
         UserError: the file is missing, fails, or has no `get_config`.
     """
-    name, _, argument = str(path).partition(":")
-    if not Path(name).is_file():
-        folder = Path(name).parent if Path(name).parent.is_dir() else Path("configs")
-        raise UserError(f"no configuration file '{name}'; {nearest(name, folder.glob('*.py'))}")
+    name, _, argument = str(local_path(name)).partition(":")
+    path = _find(Path(name))
+    if importlib.util.find_spec("configs") is None:
+        sys.modules["configs"] = configs  # as files that were written in a checkout import it
     try:
-        get_config = runpy.run_path(name)["get_config"]
+        get_config = runpy.run_path(str(path)).get("get_config")
+        if get_config is None:
+            raise UserError(f"configuration file '{path}' defines no get_config()")
         return ConfigDict(get_config(argument) if argument else get_config()).lock()
-    except KeyError:
-        raise UserError(f"configuration file '{name}' defines no get_config()") from None
+    except UserError:
+        raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"configuration file '{name}' cannot be loaded: {reason}") from None
+        raise UserError(f"configuration file '{path}' cannot be loaded: {reason}") from None
+
+
+def shipped() -> list[str]:
+    """Returns the names of the configurations that ship."""
+    return sorted(path.stem for path in SHIPPED.glob("[!_]*.py"))
+
+
+def _find(path: Path) -> Path:
+    """Returns `path`, or the shipped file that 'NAME' and 'configs/NAME.py' stand for elsewhere."""
+    if path.is_file():
+        return path
+    if path.parent in (Path(), Path("configs")) and path.stem in shipped():
+        return SHIPPED / f"{path.stem}.py"
+    if path.parent == Path():
+        beside = (each.name for each in Path().glob("*.py"))
+        raise UserError(f"no configuration '{path}'; {nearest(str(path), [*shipped(), *beside])}")
+    if not path.parent.is_dir():
+        raise UserError(f"no configuration file '{path}'; {nearest(path.stem, shipped())}")
+    raise UserError(
+        f"no configuration file '{path}'; {nearest(str(path), path.parent.glob('[!_]*.py'))}"
+    )
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict:

@@ -49,6 +49,7 @@ MEANT = {
     ("alexnet_jax.evaluate", "runs/a"): "write --workdir=runs/a",
     ("alexnet_jax.evaluate",): "--workdir is missing: The run to evaluate",
     ("alexnet_jax.export", "net.safetensors"): "write --weights=net.safetensors",
+    ("alexnet_jax", "train", "--config=imagenete"): "no configuration 'imagenete'; did you mean",
     ("alexnet_jax", "trian"): "did you mean 'train'?",
 }
 

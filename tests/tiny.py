@@ -15,9 +15,7 @@ PHOTOGRAPHS = ("astronaut.png", "coffee.png", "gravel.png", "rocket.jpg")
 SIDE = 36
 
 CONFIG = """
-import sys
-sys.path.insert(0, {root!r})
-from configs import base
+from alexnet_jax.configs import base
 
 def get_config():
     config = base.get_config()
@@ -68,7 +66,7 @@ def make_folder(path: Path, train: int = 20, test: int = 9) -> Path:
 
 def make_config(path: Path, folder: Path) -> Path:
     """Writes the configuration of a run on `folder` that takes a second."""
-    path.write_text(CONFIG.format(root=str(ROOT), folder=folder))
+    path.write_text(CONFIG.format(folder=folder))
     return path
 
 

@@ -8,8 +8,8 @@ computerhistory/AlexNet-Source-Code, layers/layers-145.cfg, layers/layer-params-
 convdata.py. Where it differs from the paper's text: see the README.
 """
 
+from alexnet_jax.configs import base
 from alexnet_jax.optim import LOGGED_RUNS
-from configs import base
 
 
 def get_config():

@@ -11,7 +11,7 @@ updates an epoch); here an epoch is a fresh permutation in 390 whole batches, an
 the next.
 """
 
-from configs import base
+from alexnet_jax.configs import base
 
 
 def get_config():

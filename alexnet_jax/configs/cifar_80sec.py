@@ -6,7 +6,7 @@ Published: 26% in 80 seconds of a 2011 GPU (dnouri/cuda-convnet, example-layers/
 The rate drops after 8 epochs; 10 in all, as in Caffe's copy (BVLC/caffe, cifar10_quick).
 """
 
-from configs import cifar_18pct
+from alexnet_jax.configs import cifar_18pct
 
 
 def get_config():

@@ -3,7 +3,7 @@
 python -m alexnet_jax.main --config=configs/imagenette128.py
 """
 
-from configs import imagenette
+from alexnet_jax.configs import imagenette
 
 
 def get_config():

@@ -6,7 +6,7 @@ Published: 19% (dnouri/cuda-convnet, example-layers/layers-19pct.cfg). Its sched
 files; this is the one of 18pct.
 """
 
-from configs import cifar_18pct
+from alexnet_jax.configs import cifar_18pct
 
 
 def get_config():

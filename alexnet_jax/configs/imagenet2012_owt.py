@@ -9,7 +9,7 @@ layers/layers-imagenet-1gpu.cfg and layer-params-imagenet-1gpu.cfg (once
 layers-223-ce2-1gpu-crp.cfg and layer-params-223-ce2-1gpu.cfg).
 """
 
-from configs import base
+from alexnet_jax.configs import base
 
 
 def get_config():

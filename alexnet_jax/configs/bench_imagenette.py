@@ -7,7 +7,7 @@ experiments/sweeps/ for the variants and experiments/ledger.md for what came out
 """
 
 from alexnet_jax.config import NEVER
-from configs import base
+from alexnet_jax.configs import base
 
 STEPS_PER_EPOCH = 147  # of 9,469 images in batches of 64
 

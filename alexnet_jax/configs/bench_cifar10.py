@@ -7,7 +7,7 @@ dense layer) without regularisation, as Figure 1's, reading every other pixel in
 """
 
 from alexnet_jax.config import NEVER
-from configs import base
+from alexnet_jax.configs import base
 
 STEPS_PER_EPOCH = 390  # of 50,000 images in batches of 128
 

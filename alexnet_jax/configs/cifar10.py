@@ -3,7 +3,7 @@
 python -m alexnet_jax.main --config=configs/cifar10.py
 """
 
-from configs import base
+from alexnet_jax.configs import base
 
 
 def get_config():

@@ -8,7 +8,7 @@ saw four fifths of the training set in its first 350 epochs or so, this one all 
 updates. Here too only the kernels' rate drops (layer-params-conv-local-11pct.cfg, steps 5 and 6).
 """
 
-from configs import cifar_13pct
+from alexnet_jax.configs import cifar_13pct
 
 
 def get_config():

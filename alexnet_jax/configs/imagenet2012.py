@@ -7,7 +7,7 @@ top-5 18.2%. It trained for five to six days on two GTX 580. Needs TFDS's `image
 archives are downloaded by hand: see the README.
 """
 
-from configs import base
+from alexnet_jax.configs import base
 
 
 def get_config():

@@ -7,7 +7,7 @@ paper's number without normalisation (section 3.3). Evaluate with --views=9. The
 four fifths of the training set in its first 100 epochs, this one all of it: 13% more updates.
 """
 
-from configs import cifar_18pct
+from alexnet_jax.configs import cifar_18pct
 
 
 def get_config():
