@@ -10,7 +10,6 @@ of them is mislabelled; copies in both splits, that the evaluation is of images 
 
 import hashlib
 import os
-import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +19,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from alexnet_jax import cli, console
-from alexnet_jax.data import decode
+from alexnet_jax.data import decode, tfrecord
 from alexnet_jax.data.sources import Source, open_source
-from alexnet_jax.records import metrics
+from alexnet_jax.records import files
 
 CHUNK = 32  # images in one task of a thread
 LISTED = 20  # lines of each list on the screen; --json has them all
@@ -114,22 +113,10 @@ def _damaged_records(source: Source, progress) -> Iterator[tuple[str, str]]:
     paths = [path for path in places if ".tfrecord" in Path(path).name]
     if not paths:
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
-    from tensorflow.python.lib.io.tf_record import tf_record_random_reader
-
     for done, path in enumerate(paths, start=1):
-        reader, size, start, number = tf_record_random_reader(path), os.stat(path).st_size, 0, 0
-        with open(path, "rb") as file:
-            while start < size:
-                try:
-                    reader.read(start)
-                except tf.errors.DataLossError:
-                    yield f"{path}, record {number}", "its bytes and their checksum differ"
-                file.seek(start)
-                # The lengths themselves were found right when the file was opened.
-                (length,) = struct.unpack("<Q", file.read(8))
-                start, number = start + 12 + length + 4, number + 1
+        for number, record in enumerate(tfrecord.records(path)):
+            if record is None:
+                yield f"{path}, record {number}", "its bytes and their checksum differ"
         progress(f"checksums of {source.split}", done, len(paths))
 
 
@@ -177,7 +164,7 @@ def main(_):
         report = check_data(config, progress)
     _show(report, config.data.name)
     if flags.FLAGS.json:
-        metrics.write_json(flags.FLAGS.json, report)
+        files.write_json(flags.FLAGS.json, report)
     return 1 if report["unreadable"] or report["unlabelled"] else 0
 
 

@@ -82,4 +82,7 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"'{path}' cannot be written: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise UserError(
+            f"cannot write '{path}': {reason}; make room there, or choose another place"
+        ) from None

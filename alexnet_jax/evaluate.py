@@ -15,7 +15,7 @@ from alexnet_jax.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble
 from alexnet_jax.config import read_config
 from alexnet_jax.errors import UserError, local_path
-from alexnet_jax.records import checkpoint, metrics
+from alexnet_jax.records import checkpoint, files, metrics
 from alexnet_jax.step import classification_sums
 
 
@@ -143,7 +143,7 @@ def main(_):
             f"of {result['count']} examples"
         )
     if flags.FLAGS.json:
-        metrics.write_json(
+        files.write_json(
             flags.FLAGS.json,
             [
                 {"name": n, "split": split, "views": views} | r

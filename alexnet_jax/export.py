@@ -31,7 +31,7 @@ from alexnet_jax import cli, console, models
 from alexnet_jax.errors import UserError, choose, local_path, writing
 from alexnet_jax.models import AlexNet
 from alexnet_jax.models.presets import OWT
-from alexnet_jax.records import metrics
+from alexnet_jax.records import files
 from alexnet_jax.trained import pictures
 from alexnet_jax.trained.pretrained import Pretrained, Recipe, open_pretrained, write_weights
 from alexnet_jax.weights import torchvision
@@ -159,7 +159,7 @@ def _require_suffix(out: Path, to: str, *suffixes: str) -> None:
 
 def _write(out: Path, data: bytes) -> None:
     with writing(out):
-        metrics.replace_file(out, data)
+        files.replace(out, data)
 
 
 def picture_line(recipe: Recipe) -> str:

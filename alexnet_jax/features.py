@@ -20,7 +20,7 @@ from absl import flags
 from alexnet_jax import cli, console
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError, choose, local_path, writing
-from alexnet_jax.records import metrics
+from alexnet_jax.records import files
 from alexnet_jax.trained import pictures, plots
 from alexnet_jax.trained.pretrained import Pretrained, open_pretrained
 
@@ -108,7 +108,7 @@ def save(path: str | Path, found: Features) -> None:
         layer=np.array(found.layer),
     )
     with writing(path):
-        metrics.replace_file(local_path(path), file.getvalue())
+        files.replace(local_path(path), file.getvalue())
 
 
 def show(

@@ -32,7 +32,7 @@ from alexnet_jax.assemble import data_spec
 from alexnet_jax.data import decode, host
 from alexnet_jax.data.sources import Source, open_source
 from alexnet_jax.errors import UserError
-from alexnet_jax.records import lock, metrics
+from alexnet_jax.records import files, lock
 
 QUALITY = 95
 SHARD = 1024  # images in a file, about 40 MB; what a stop can lose
@@ -116,7 +116,7 @@ def _open_journal(path: Path, head: dict) -> dict[str, dict]:
         )
     lines = lines or [head]
     # Whole again, for the lines that follow.
-    metrics.replace_file(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    files.replace(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
     return {line["file"]: line for line in lines[1:] if path.with_name(line["file"]).exists()}
 
 

@@ -21,7 +21,7 @@ from alexnet_jax.config import NEVER, check_same_run, flatten, read_config
 from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate
-from alexnet_jax.records import checkpoint, lock, metrics, watch
+from alexnet_jax.records import checkpoint, files, lock, metrics, provenance, watch
 from alexnet_jax.step import TrainState
 from alexnet_jax.trained import pretrained
 
@@ -38,7 +38,7 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
         UserError: see `assemble`; `workdir` is another configuration's, in use or not writable;
             a step's loss or gradient is not finite; an image cannot be decoded.
     """
-    workdir, provenance = Path(workdir), metrics.provenance()
+    workdir, produced = Path(workdir), provenance.collect()
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         with console.counter(enabled=first) as progress, distributed.together():
@@ -62,7 +62,7 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
             return 0
         if first:
             _say_changes(run, workdir, int(state.step))
-            metrics.write_json(workdir / "config.json", resolved.to_dict())
+            files.write_json(workdir / "config.json", resolved.to_dict())
             pretrained.write_recipe(workdir, run)
         writer = metrics.open_writer(workdir, resume_step=int(state.step), enabled=first)
         stack.callback(_close, writer, config)
@@ -73,7 +73,7 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
         watching = watch.make_watch(run.model, run.layout)
         session = Session(run, workdir, saved, writer, progress, watching)
         state, history, stopped_by = _loop(session, state, history)
-        return _end(session, state, history, stopped_by, provenance)
+        return _end(session, state, history, stopped_by, produced)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -375,7 +375,7 @@ def _close(writer: metrics.Writer, config: ConfigDict) -> None:
 
 
 def _end(
-    session: Session, state: TrainState, history: dict, stopped_by: str | None, provenance: dict
+    session: Session, state: TrainState, history: dict, stopped_by: str | None, produced: dict
 ) -> int:
     """Waits for what is being saved and writes result.json; returns the exit status."""
     run, step = session.run, int(state.step)
@@ -401,7 +401,7 @@ def _end(
             "skipped_steps": int(state.nonfinite),
             "bad_images": {split: len(bad) for split, bad in sorted(run.data.bad.items())},
             "seed": run.config.seed,
-            **provenance,
+            **produced,
         }
         _write_result(run, session.workdir, result)
     return 0
@@ -422,7 +422,7 @@ def _write_result(run: Run, workdir: Path, result: dict) -> None:
         instead = "none is saved" if taken is None else f"evaluate and classify take step {taken}"
         step = result["best"]["step"]
         console.say(f"no checkpoint of step {step} is kept as the best: {instead}")
-    metrics.write_json(workdir / "result.json", result)
+    files.write_json(workdir / "result.json", result)
     console.say(f"result: {workdir / 'result.json'}")
 
 

@@ -22,7 +22,7 @@ from alexnet_jax.console import say
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.evaluate import evaluate, evaluate_together, load_run
 from alexnet_jax.features import nearest
-from alexnet_jax.records import metrics
+from alexnet_jax.records import provenance
 from experiments.definition import Cell, cell, load_all
 from experiments.record import write_records
 
@@ -181,7 +181,7 @@ def main(names: Sequence[str]) -> None:
     if "baseline" not in runs:
         raise UserError(f"no finished run of the baseline in '{out}': run experiments/sweeps first")
     load = loader(out, flags.FLAGS.data_dir)
-    produced = metrics.provenance()
+    produced = provenance.collect()
     for name in names or KINDS:
         lines = [{**line, **produced} for line in KINDS[name](runs, load)]
         write_records(name, lines)

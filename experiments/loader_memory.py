@@ -18,7 +18,7 @@ from absl import flags
 from alexnet_jax import cli, data
 from alexnet_jax.assemble import data_spec
 from alexnet_jax.parallel import make_layout
-from alexnet_jax.records import metrics
+from alexnet_jax.records import files, provenance
 
 RESULTS = Path(__file__).parent / "results" / "loader_memory" / "results.jsonl"
 SAMPLES = 100
@@ -36,7 +36,7 @@ def resident_mib() -> float:
 def main(_) -> None:
     """Reads, prints and records."""
     config, steps = _CONFIG.value, _STEPS.value
-    provenance = metrics.provenance()
+    produced = provenance.collect()
     layout = make_layout("data", data=1, model=1, towers=1, batch_size=config.batch_size)
     batches = data.train_batches(
         data.open_data(data_spec(config)),
@@ -56,7 +56,7 @@ def main(_) -> None:
     growth = warm[-1] - warm[0]
     print(f"{config.data.backend}: {growth:+.1f} MiB from step {steps // 10} to {steps}")
     record = {
-        **provenance,
+        **produced,
         "data": config.data.to_dict(),
         "batch_size": config.batch_size,
         "steps": steps,
@@ -65,8 +65,8 @@ def main(_) -> None:
         "largest_mib": max(mib for _, mib in samples),
         "resident_mib": samples,
     }
-    metrics.append_json(RESULTS, record)
-    print(f"recorded in {RESULTS.relative_to(metrics.ROOT)}")
+    files.append_json(RESULTS, record)
+    print(f"recorded in {RESULTS.relative_to(provenance.ROOT)}")
 
 
 if __name__ == "__main__":

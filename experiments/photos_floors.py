@@ -25,7 +25,7 @@ from scipy.special import logsumexp
 
 from alexnet_jax import cli
 from alexnet_jax.data import sources
-from alexnet_jax.records import metrics
+from alexnet_jax.records import files, provenance
 
 RESIZED, CROP = 73, 64  # those of configs/default.py
 RESULTS = Path(__file__).parent / "results" / "photos_floors" / "results.jsonl"
@@ -131,13 +131,13 @@ def main(_) -> None:
     for name, (error, variant) in floors.items():
         print(f"{name:32} {error:5.1f}% top-1 error" + (f"  ({variant})" if variant else ""))
     record = {
-        **metrics.provenance(),
+        **provenance.collect(),
         "examples": {"train": len(train), "test": len(test)},
         "top1_error": {name: error for name, (error, _) in floors.items()},
         "variants": variants,
     }
-    metrics.append_json(RESULTS, record)
-    print(f"recorded in {RESULTS.relative_to(metrics.ROOT)}")
+    files.append_json(RESULTS, record)
+    print(f"recorded in {RESULTS.relative_to(provenance.ROOT)}")
 
 
 if __name__ == "__main__":

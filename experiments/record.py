@@ -15,7 +15,7 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.config import read_config
 from alexnet_jax.errors import UserError
-from alexnet_jax.records import metrics
+from alexnet_jax.records import files
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,7 +43,7 @@ def write_records(name: str, lines: Sequence[dict]) -> None:
     """Writes the records called `name` anew; a kill leaves the old file or the new."""
     path = _file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    metrics.replace_file(path, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    files.replace(path, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
 
 
 def record(workdir: Path, name: str) -> Path:

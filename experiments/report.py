@@ -23,7 +23,7 @@ from markdown_it import MarkdownIt
 
 from alexnet_jax import cli
 from alexnet_jax.errors import UserError
-from alexnet_jax.records import metrics
+from alexnet_jax.records import provenance
 
 EXPERIMENTS = Path(__file__).parent
 WIDTH, HEIGHT = 400, 230  # of a chart, in its own units
@@ -42,7 +42,7 @@ def build(out: Path, experiments: Path = EXPERIMENTS) -> Path:
         UserError: a record is not JSON, or `out` cannot be written.
     """
     results = experiments / "results"
-    made = metrics.provenance()
+    made = provenance.collect()
     try:
         out.mkdir(parents=True, exist_ok=True)
         if results.is_dir():

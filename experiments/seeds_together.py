@@ -19,7 +19,7 @@ from alexnet_jax import bench, cli
 from alexnet_jax.ahead import Ahead
 from alexnet_jax.assemble import Run
 from alexnet_jax.bench import timing
-from alexnet_jax.records import metrics
+from alexnet_jax.records import files, provenance
 from alexnet_jax.step import TrainState, init_state
 
 RESULTS = Path(__file__).parent / "results" / "seeds_together" / "results.jsonl"
@@ -45,7 +45,7 @@ def step_together(run: Run) -> Callable:
 def main(_) -> None:
     """Times, prints and records."""
     config, seeds = flags.FLAGS.config, flags.FLAGS.seeds
-    provenance = metrics.provenance()
+    produced = provenance.collect()
     run = bench.synthetic_run(config)
     batch, step = next(bench.batches(run)), step_together(run)
     separate, together = states(run, seeds), stacked(states(run, seeds))
@@ -72,15 +72,15 @@ def main(_) -> None:
         print(f"{seeds} seeds {name}: {1e3 * statistics.median(each):.1f} ms a step")
     print(f"together {ratios['ratio']:.2f} times as fast")
     record = {
-        **provenance,
+        **produced,
         "config": config.to_dict(),
         "seeds": seeds,
         "in_turn": timing.spread(times["in turn"]),
         "together": timing.spread(times["together"]),
         **ratios,
     }
-    metrics.append_json(RESULTS, record)
-    print(f"recorded in {RESULTS.relative_to(metrics.ROOT)}")
+    files.append_json(RESULTS, record)
+    print(f"recorded in {RESULTS.relative_to(provenance.ROOT)}")
 
 
 if __name__ == "__main__":

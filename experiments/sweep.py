@@ -38,7 +38,7 @@ from rich.table import Table
 from alexnet_jax import cli
 from alexnet_jax.console import duration, say
 from alexnet_jax.errors import UserError
-from alexnet_jax.records import lock, metrics
+from alexnet_jax.records import files, lock
 from experiments.definition import ROOT, Cell, Sweep, cells, cost, load_sweep
 from experiments.record import read_records, read_run, write_records
 
@@ -216,7 +216,7 @@ def _end(child: Child, *, stopping: bool) -> None:
     sessions = _sessions(state.workdir)
     sessions["seconds"] += round(time.monotonic() - child.started, 3)
     sessions["cores"] = len(child.cores) or os.cpu_count()
-    metrics.write_json(state.workdir / "sessions.json", sessions)
+    files.write_json(state.workdir / "sessions.json", sessions)
     child.claim.release()
     if code == 0 and _look(state):
         return

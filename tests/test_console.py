@@ -14,7 +14,7 @@ import pytest
 from flax import linen as nn
 
 from alexnet_jax import console
-from alexnet_jax.records import metrics
+from alexnet_jax.records import provenance
 
 
 class Net(nn.Module):
@@ -151,7 +151,7 @@ def terminal(*command, columns=80, lines=24):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     env |= {"TERM": "xterm-256color"}
-    child = subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=metrics.ROOT, env=env)
+    child = subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=provenance.ROOT, env=env)
     os.close(theirs)
     while chunk := _read(ours):
         stream.feed(chunk)

@@ -139,7 +139,7 @@ def test_where_it_goes(trained, tmp_path):
         export.export(trained.workdir, "safetensors", tmp_path / "net.bin")
     with pytest.raises(UserError, match="--input=uint8 is for --to=stablehlo"):
         export.export(trained.workdir, "safetensors", tmp_path / "net.safetensors", "uint8")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write"):
         export.export(trained.workdir, "stablehlo", tmp_path / "no" / "net.bin")
     with pytest.raises(UserError, match="did you mean 'stablehlo'"):
         export.export(trained.workdir, "stable", tmp_path / "net.bin")

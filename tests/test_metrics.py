@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from alexnet_jax.data import tfrecord
 from alexnet_jax.errors import UserError
-from alexnet_jax.records import metrics
+from alexnet_jax.records import files, metrics, provenance
 
 
 def read_lines(workdir):
@@ -26,7 +27,7 @@ def read_events(workdir):
     return [
         (event.step, value.tag, value.simple_value)
         for path in workdir.glob("*tfevents*")
-        for event in map(Event.FromString, metrics.read_records(path))
+        for event in map(Event.FromString, tfrecord.records(path))
         for value in event.summary.value
     ]
 
@@ -131,7 +132,7 @@ def test_records_cut_anywhere_by_a_kill_are_read_up_to_there(tmp_path):
     writer.close()
     (path,) = tmp_path.glob("*tfevents*")
     lines, events = (tmp_path / "metrics.jsonl").read_bytes(), path.read_bytes()
-    last = min(len(lines.splitlines()[-1]), len(list(metrics.read_records(path))[-1]))
+    last = min(len(lines.splitlines()[-1]), len(list(tfrecord.records(path))[-1]))
     for cut in range(2, last, 7):  # within the last line and within the last event
         (tmp_path / "metrics.jsonl").write_bytes(lines[:-cut])
         path.write_bytes(events[:-cut])
@@ -150,10 +151,13 @@ def test_a_damaged_record_ends_the_reading(tmp_path):
     writer.close()
     (path,) = tmp_path.glob("*tfevents*")
     data = bytearray(path.read_bytes())
-    before = list(metrics.read_records(path))
+    before = list(tfrecord.records(path))
     data[-10] ^= 1
     path.write_bytes(data)
-    assert list(metrics.read_records(path)) == before[:-1]
+    assert list(tfrecord.records(path)) == [*before[:-1], None]
+    metrics.open_writer(tmp_path, resume_step=5).close()
+    losses = [step for step, tag, _ in read_events(tmp_path) if tag == "train/loss"]
+    assert losses == [1, 2, 3, 4]
 
 
 def test_a_kill_between_new_and_old_event_file_is_healed(tmp_path):
@@ -187,7 +191,7 @@ def test_killed_process_loses_nothing_before_its_sync(tmp_path):
         "    step == 5 and writer.sync()\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=metrics.ROOT)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=provenance.ROOT)
     metrics.open_writer(tmp_path, resume_step=5).close()
     assert [line["step"] for line in read_lines(tmp_path)] == [1, 2, 3, 4, 5]
     assert sorted(step for step, _, _ in read_events(tmp_path)) == [1, 2, 3, 4, 5]
@@ -212,7 +216,7 @@ def test_unwritable_workdir_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*file"):
         metrics.open_writer(tmp_path / "file", resume_step=0)
     with pytest.raises(UserError, match="cannot write"):
-        metrics.write_json(tmp_path / "file" / "result.json", {})
+        files.write_json(tmp_path / "file" / "result.json", {})
 
 
 def test_full_disk_is_one_line(tmp_path, monkeypatch):
@@ -240,7 +244,7 @@ def test_other_processes_write_nothing(tmp_path):
 
 def test_write_json_replaces_whole_files(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
-    metrics.write_json(path, {"final": {"loss": 1.5}, "nan": float("nan")})
+    files.write_json(path, {"final": {"loss": 1.5}, "nan": float("nan")})
     assert json.loads(path.read_text()) == {"final": {"loss": 1.5}, "nan": None}
 
     def killed(handle):
@@ -248,7 +252,7 @@ def test_write_json_replaces_whole_files(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
-        metrics.write_json(path, {"final": None})
+        files.write_json(path, {"final": None})
     assert json.loads(path.read_text())["final"] == {"loss": 1.5}
 
 
@@ -272,7 +276,7 @@ def test_total_does_not_round():
 
 
 def test_provenance_says_what_produced_a_result():
-    found = metrics.provenance()
+    found = provenance.collect()
     json.dumps(found)
     assert {"commit", "date", "command", "hardware", "versions"} <= found.keys()
     assert found["hardware"]["device_kind"] == "cpu"
@@ -291,10 +295,10 @@ def test_provenance_names_the_commit(tmp_path, monkeypatch):
         run = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
         return run.stdout.strip()
 
-    monkeypatch.setattr(metrics, "ROOT", tmp_path.resolve())
-    assert metrics.provenance()["commit"] is None
+    monkeypatch.setattr(provenance, "ROOT", tmp_path.resolve())
+    assert provenance.collect()["commit"] is None
     git("init")
-    assert metrics.provenance()["commit"] is None
+    assert provenance.collect()["commit"] is None
     (tmp_path / "file").write_text("one")
     records = tmp_path / "experiments" / "results" / "runs.jsonl"
     records.parent.mkdir(parents=True)
@@ -304,20 +308,20 @@ def test_provenance_names_the_commit(tmp_path, monkeypatch):
     head = git("rev-parse", "HEAD")
     (tmp_path / "untracked").write_text("")
     records.write_text("one\ntwo\n")
-    assert metrics.provenance()["commit"] == head
+    assert provenance.collect()["commit"] == head
     (tmp_path / "file").write_text("two")
-    assert metrics.provenance()["commit"] == head + "-dirty"
+    assert provenance.collect()["commit"] == head + "-dirty"
     # Installed inside somebody else's checkout: their commit is not ours.
     (tmp_path / "site-packages").mkdir()
-    monkeypatch.setattr(metrics, "ROOT", tmp_path.resolve() / "site-packages")
-    assert metrics.provenance()["commit"] is None
+    monkeypatch.setattr(provenance, "ROOT", tmp_path.resolve() / "site-packages")
+    assert provenance.collect()["commit"] is None
 
 
 def test_importing_does_not_import_tensorflow():
     script = (
         "import sys\n"
-        "from alexnet_jax import console\nfrom alexnet_jax.records import metrics\n"
-        "metrics.provenance()\n"
+        "from alexnet_jax import console\nfrom alexnet_jax.records import metrics, provenance\n"
+        "provenance.collect()\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=metrics.ROOT)
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=provenance.ROOT)

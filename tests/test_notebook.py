@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from alexnet_jax.records import metrics
+from alexnet_jax.records import provenance
 
-NOTEBOOK = metrics.ROOT / "examples" / "alexnet.ipynb"
+NOTEBOOK = provenance.ROOT / "examples" / "alexnet.ipynb"
 
 
 def cells():
@@ -26,7 +26,7 @@ def test_the_notebook_on_a_run(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ALEXNET_RUN", str(trained.workdir))
     monkeypatch.setenv("ALEXNET_SCRATCH", str(tmp_path))
     monkeypatch.chdir(NOTEBOOK.parent)
-    monkeypatch.syspath_prepend(str(metrics.ROOT))
+    monkeypatch.syspath_prepend(str(provenance.ROOT))
     namespace = {}
     for cell in cells():
         exec(cell, namespace)

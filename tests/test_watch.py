@@ -12,10 +12,11 @@ from tensorboardX.proto.event_pb2 import Event
 
 from alexnet_jax import models
 from alexnet_jax.config import load_config
+from alexnet_jax.data import tfrecord
 from alexnet_jax.evaluate import load_run
 from alexnet_jax.optim import VelocityState
 from alexnet_jax.parallel import make_layout
-from alexnet_jax.records import metrics, watch
+from alexnet_jax.records import watch
 from alexnet_jax.train import train
 
 
@@ -23,7 +24,7 @@ def events(workdir):
     """{tag: {step: value}} of the one event file."""
     (path,) = workdir.glob("events.out.tfevents.*")
     found = collections.defaultdict(dict)
-    for event in map(Event.FromString, metrics.read_records(path)):
+    for event in map(Event.FromString, tfrecord.records(path)):
         for value in event.summary.value:
             assert event.step not in found[value.tag]
             found[value.tag][event.step] = value

@@ -27,9 +27,9 @@ from alexnet_jax.bench import comms, input, layers, loop, step
 from alexnet_jax.bench.common import Options
 from alexnet_jax.config import flatten, load_config
 from alexnet_jax.errors import UserError, choose
-from alexnet_jax.records import metrics
+from alexnet_jax.records import files, provenance
 
-RESULTS = metrics.ROOT / "experiments" / "results" / "bench"
+RESULTS = provenance.ROOT / "experiments" / "results" / "bench"
 MODES = {"step": step, "layers": layers, "input": input, "train": loop, "comms": comms}
 
 
@@ -39,11 +39,11 @@ def overrides(config: ConfigDict, path: str) -> dict:
     return {name: value for name, value in given.items() if value != own.get(name)}
 
 
-def main(files):
+def main(names):
     """Measures, prints, and writes what was asked for."""
-    if len(files) != 1:
+    if len(names) != 1:
         raise UserError(f"say what to measure, one of {', '.join(MODES)}")
-    mode = choose(files[0], MODES, "benchmark")
+    mode = choose(names[0], MODES, "benchmark")
     values = flags.FLAGS
     if values.repeats < 1 or values.steps < 4:
         raise UserError("--repeats must be at least 1, and --steps at least 4")
@@ -69,15 +69,15 @@ def main(files):
         "batch_size": values.config.batch_size,
         "image_size": values.config.data.image_size,
         **measured,
-        **metrics.provenance(),
+        **provenance.collect(),
     }
     hardware = result["hardware"]
     kind = hardware["device_kind"]
     result["device"] = hardware["cpu"] if kind == "cpu" else kind
     if values.json:
-        metrics.write_json(values.json, result)
+        files.write_json(values.json, result)
     if values.record:
-        metrics.append_json(RESULTS / f"{mode}.jsonl", result)
+        files.append_json(RESULTS / f"{mode}.jsonl", result)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 import re
-import uuid
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import platformdirs
+
+from alexnet_jax.records import files
 
 
 def folder() -> Path:
@@ -42,14 +43,8 @@ def store(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
     Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not mkstemp, which shuts out all others: the umask says who may read it.
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with aside.open("xb") as file:
-            np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with files.replacing(path, shared=True) as file:
+        np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

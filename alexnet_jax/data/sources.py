@@ -6,10 +6,10 @@ Nothing here imports TensorFlow, except that TFDS does when it has to download a
 import contextlib
 import difflib
 import hashlib
+import itertools
 import logging
 import os
 import socket
-import struct
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data import cache, files
+from alexnet_jax.data import cache, files, tfrecord
 from alexnet_jax.errors import UserError
 
 _LAYOUT = "expected images as PATH/SPLIT/CLASS/IMAGE"
@@ -329,26 +329,19 @@ def _record_tables(
 
 
 def _record_table(path: str, size: int, count: int) -> np.ndarray:
-    """Hops over the records of a TFRecord file: length u64, CRC u32, data, CRC u32."""
-    table = np.empty((count, 2), np.int64)
-    position = 0
-    with open(path, "rb", buffering=0) as file:
-        for row in range(count):
-            header = os.pread(file.fileno(), 12, position)
-            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else size
-            if position + 12 + length + 4 > size:
-                raise UserError(
-                    f"{path} is truncated or damaged: it holds {row} whole records of {count};"
-                    " copy or prepare the data set again"
-                )
-            table[row] = position + 12, length
-            position += 12 + length + 4
-    if position != size:
+    """Finds the `count` records of a TFRecord file of `size` bytes; see `_record_tables`."""
+    spans = list(itertools.islice(tfrecord.spans(path), count))
+    if len(spans) < count:
+        raise UserError(
+            f"{path} is truncated or damaged: it holds {len(spans)} whole records of {count};"
+            " copy or prepare the data set again"
+        )
+    if (tfrecord.end(spans[-1]) if spans else 0) != size:
         raise UserError(
             f"{path} holds more than the {count} records that dataset_info.json states;"
             " copy or prepare the data set again"
         )
-    return table
+    return np.array(spans, np.int64).reshape(count, 2)
 
 
 def _array_records(instructions: Sequence[Any]) -> Callable[[int], bytes]:

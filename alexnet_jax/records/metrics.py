@@ -6,35 +6,26 @@ run was killed. What is kept is copied to a file aside, which is renamed into pl
 """
 
 import contextlib
-import datetime
-import importlib.metadata
+import itertools
 import json
 import math
 import os
-import platform
-import shlex
-import struct
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.record_writer import RecordWriter, masked_crc32c
+from tensorboardX.record_writer import RecordWriter
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.data import tfrecord
+from alexnet_jax.errors import UserError, writing
+from alexnet_jax.records import files
 
-ROOT = Path(__file__).resolve().parents[2]  # of the checkout, if it is one
 SYNC_SECONDS = 30.0  # how far behind a TensorBoard that watches the run may be
 EVENTS = "events.out.tfevents."  # TensorBoard reads every file with "tfevents" in its name
-PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
-    *("tensorflow", "tensorflow-cpu", "tensorflow-datasets"),
-)
 
 
 class Writer:
@@ -45,10 +36,10 @@ class Writer:
 
     def __init__(self, workdir: Path, resume_step: int):
         self._path = workdir / "metrics.jsonl"
-        with _disk_errors(workdir):
+        with writing(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             kept = _kept_lines(self._path, resume_step)
-            replace_file(self._path, b"".join(_json_line(line) for line in kept))
+            files.replace(self._path, b"".join(files.json_line(line) for line in kept))
             self._lines = self._path.open("ab")
             self._events, tags = _rewound_events(workdir, resume_step)
         splits = {line["split"] for line in kept if line["step"] == resume_step}
@@ -63,10 +54,10 @@ class Writer:
         already, as when a resumed run repeats its first evaluation, is not written again.
         """
         values = {name: _number(value) for name, value in values.items()}
-        with _disk_errors(self._path):
+        with writing(self._path):
             if self._is_new(step, split):
                 line = {"step": int(step), "epoch": _number(epoch), "split": split, **values}
-                self._lines.write(_json_line(line))
+                self._lines.write(files.json_line(line))
                 self._lines.flush()
             scalars = [summary.scalar(f"{split}/{name}", v) for name, v in values.items()]
             self._add(step, *scalars)
@@ -75,25 +66,25 @@ class Writer:
 
     def scalars(self, step: int, values: Mapping) -> None:
         """Shows `values` in TensorBoard alone, by their tags."""
-        with _disk_errors(self._path):
+        with writing(self._path):
             self._add(step, *[summary.scalar(tag, float(value)) for tag, value in values.items()])
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
         """Shows an RGB image [H, W, 3], uint8 or float in [0, 1], in TensorBoard."""
-        with _disk_errors(self._path):
+        with writing(self._path):
             self._add(step, summary.image(tag, image, dataformats="HWC"))
 
     def text(self, tag: str, text: str) -> None:
         """Shows Markdown `text` in TensorBoard. Texts are dropped on opening, because a resumed
         run may have other ones to show: write them at each start."""
-        with _disk_errors(self._path):
+        with writing(self._path):
             event = Event(wall_time=time.time(), summary=summary.text(tag, text))
             self._events.write(event.SerializeToString())
 
     def sync(self) -> None:
         """Returns when all that was written is on the disk. Call it before a checkpoint is saved:
         a run that resumes there then finds every earlier line."""
-        with _disk_errors(self._path):
+        with writing(self._path):
             self._lines.flush()
             os.fsync(self._lines.fileno())
             self._events.flush()  # tensorboardX's flush includes fsync
@@ -101,7 +92,7 @@ class Writer:
 
     def close(self) -> None:
         """Syncs and closes; the writer can't be used afterwards."""
-        with _disk_errors(self._path), self._lines, contextlib.closing(self._events):
+        with writing(self._path), self._lines, contextlib.closing(self._events):
             self.sync()
 
     def _add(self, step: int, *summaries) -> None:
@@ -187,7 +178,9 @@ def _rewound_events(workdir: Path, resume_step: int) -> tuple[RecordWriter, set]
     file = RecordWriter(str(aside.absolute()))
     file.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
     tags = set()
-    for record in read_records(old[-1]) if old else ():
+    # A damaged record is where an earlier kill or a full disk left off.
+    records = tfrecord.records(old[-1]) if old else ()
+    for record in itertools.takewhile(lambda record: record is not None, records):
         event = Event.FromString(record)
         values = [v for v in event.summary.value if v.metadata.plugin_data.plugin_name != "text"]
         if values and event.step <= resume_step and resume_step > 0:
@@ -197,21 +190,8 @@ def _rewound_events(workdir: Path, resume_step: int) -> tuple[RecordWriter, set]
     aside.rename(path)
     for each in old:
         each.unlink()
-    _sync_directory(workdir)
+    files.sync(workdir)
     return file, tags
-
-
-def read_records(path: Path) -> Iterator[bytes]:
-    """The records of a TFRecord or event file, up to the first that is cut short or damaged."""
-    data, start = path.read_bytes(), 0
-    while len(data) >= start + 12:  # a record: length, its checksum, the bytes, their checksum
-        (length,) = struct.unpack_from("<Q", data, start)
-        record = data[start + 12 : start + 12 + length]
-        checksum = data[start + 12 + length : start + 16 + length]
-        if len(checksum) < 4 or struct.unpack("<I", checksum)[0] != masked_crc32c(record):
-            return
-        yield record
-        start += 16 + length
 
 
 def total(parts: Sequence[Mapping]) -> dict[str, float]:
@@ -244,128 +224,7 @@ def summarize(sums: Mapping) -> dict[str, float]:
     }
 
 
-def provenance() -> dict:
-    """What produced a result: commit (None outside a checkout), UTC date, command, hardware, and
-    versions of the packages that are installed.
-
-    The commit is `-dirty` when files that Git knows have changed, other than earlier records.
-    """
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    devices = jax.devices()
-    return {
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]),
-        "hardware": {
-            "cpu": _cpu_model(),
-            "cpu_cores": os.cpu_count(),
-            "device_kind": devices[0].device_kind,
-            "device_count": len(devices),
-        },
-        "versions": versions,
-    }
-
-
-def _commit() -> str | None:
-    # GIT_DIR and the like, as set inside a hook, would point at another repository.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        run = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-        return run.stdout.strip()
-
-    try:
-        # An installed package may lie inside somebody else's checkout.
-        if Path(git("rev-parse", "--show-toplevel")) != ROOT:
-            return None
-        code = (".", ":!experiments/results")
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def append_json(path: Path, obj) -> None:
-    """Appends `obj` as a line to a file of records; makes its folder where it is missing.
-
-    Raises UserError when the disk is full or not writable.
-    """
-    with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(obj) + "\n")
-
-
-def write_json(path: str | Path, obj) -> None:
-    """Writes `obj` to `path`, indented; a kill leaves the old file or the new, never a part.
-
-    Raises UserError when the disk is full or not writable.
-    """
-    path = Path(path)
-    with _disk_errors(path):
-        replace_file(path, (json.dumps(_finite(obj), indent=2) + "\n").encode())
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Puts `data` at `path` by way of a file aside, so that `path` is whole at every instant."""
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
-    except OSError:
-        aside.unlink(missing_ok=True)  # on a full disk it would take room
-        raise
-    _sync_directory(path.parent)
-
-
-def _json_line(obj: Mapping) -> bytes:
-    """`obj` as one line of strict JSON."""
-    return (json.dumps(_finite(obj), allow_nan=False) + "\n").encode()
-
-
-def _finite(obj):
-    if isinstance(obj, Mapping):
-        return {key: _finite(value) for key, value in obj.items()}
-    if isinstance(obj, list | tuple):
-        return [_finite(value) for value in obj]
-    return None if isinstance(obj, float) and not math.isfinite(obj) else obj
-
-
 def _number(value) -> int | float:
     """The Python number in a scalar of NumPy or JAX."""
     value = np.asarray(value)
     return value.item() if value.dtype.kind in "biu" else float(value)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"cannot write {path}: {reason}; make room there, or choose another --workdir"
-        ) from error

@@ -19,7 +19,7 @@ from alexnet_jax.data import cache, decode
 from alexnet_jax.data.plan import views as crops_of
 from alexnet_jax.errors import UserError, local_path, writing
 from alexnet_jax.preprocess import Preprocess
-from alexnet_jax.records import metrics
+from alexnet_jax.records import files, provenance
 
 RECIPE = "recipe.npz"  # in a run's directory, since it was begun
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"  # in import_weights' --out
@@ -234,12 +234,12 @@ def write_weights(file: Path, net: Pretrained, name: str, fields: dict, source: 
         "class_names": meta["class_names"],
         "source": source,
         "weights": {"file": file.name, "sha256": hashlib.sha256(data).hexdigest()},
-        "versions": metrics.provenance()["versions"],
+        "versions": provenance.versions(),
     }
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        metrics.replace_file(file, data)
-    metrics.write_json(file.with_suffix(".json"), description)
+        files.replace(file, data)
+    files.write_json(file.with_suffix(".json"), description)
 
 
 def _open_weights(file: Path) -> Pretrained:

@@ -1,0 +1,92 @@
+"""Files that appear whole: a kill or a full disk leaves the old file or the new, never a part."""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from alexnet_jax.errors import writing
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+    """Opens a file aside, which is brought to the disk and takes the name `path` at the end.
+
+    Args:
+        path: where the file appears; its folder must exist.
+        shared: several processes may write `path` at the same time, each its own file aside.
+
+    Raises:
+        OSError: the disk is full or not writable; what stood at `path` stays.
+    """
+    name = f".{path.name}.{uuid.uuid4().hex}" if shared else path.name + ".tmp"
+    aside = path.with_name(name)
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)  # on a full disk it would take room
+        raise
+    sync(path.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Puts `data` at `path`; see `replacing`."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def sync(path: str | Path) -> None:
+    """Brings a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems sync no directory
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: str | Path, obj) -> None:
+    """Writes `obj` to `path`, indented; infinities and NaN become null.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    path = Path(path)
+    with writing(path):
+        replace(path, (json.dumps(_finite(obj), indent=2) + "\n").encode())
+
+
+def append_json(path: Path, obj) -> None:
+    """Appends `obj` as a line to a file of records; makes its folder where it is missing.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(obj) + "\n")
+
+
+def json_line(obj: Mapping) -> bytes:
+    """Returns `obj` as one line of strict JSON; infinities and NaN become null."""
+    return (json.dumps(_finite(obj), allow_nan=False) + "\n").encode()
+
+
+def _finite(obj):
+    if isinstance(obj, Mapping):
+        return {key: _finite(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_finite(value) for value in obj]
+    return None if isinstance(obj, float) and not math.isfinite(obj) else obj
