@@ -66,10 +66,12 @@ def export(path: str | Path, to: str, out: str | Path, given: str | None = None)
             return picture_line(net.recipe)
     elif to == "safetensors":
         _require_suffix(out, to, ".safetensors")
+        refuse_own_functions(net.model, to)
         name, fields = _description(net.model)
         write_weights(out, net, name, fields, {"exported_from": str(path)})
     else:
         _require_suffix(out, to, ".pth", ".safetensors")
+        refuse_own_functions(net.model, to)
         _check_torchvision(net)
         tensors = torchvision.to_torchvision(net.params)
         _write(out, _pth(tensors) if out.suffix == ".pth" else safetensors.numpy.save(tensors))
@@ -93,6 +95,25 @@ def stablehlo(net: Pretrained, given: str) -> bytes:
     images = jax.ShapeDtypeStruct(shape, given)
     exported = jax_export.export(jax.jit(logits), platforms=PLATFORMS)(images)
     return bytes(exported.serialize())
+
+
+def refuse_own_functions(model: AlexNet, to: str) -> None:
+    """Checks that a format which holds weights alone can say what the net is.
+
+    Raises:
+        UserError: A row of the net's table carries a function of its own, which is named.
+    """
+    own = [
+        f"{entry.name} after {row.name}"
+        for row in model.layers
+        for entry in row.then
+        if isinstance(entry, models.Stateless)
+    ]
+    if own:
+        raise UserError(
+            f"--to={to} cannot hold the table's own functions ({', '.join(own)}): "
+            "--to=stablehlo takes any net"
+        )
 
 
 def _description(model: AlexNet) -> tuple[str, dict]:

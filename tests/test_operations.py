@@ -1,0 +1,82 @@
+"""The one reading of a table: operations of one's own, and tables that cannot be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import export, models, summary
+from alexnet_jax.bench_layers import layer_flops
+from alexnet_jax.errors import UserError
+from alexnet_jax.models import Conv, Dense, Stateless
+
+
+def squeeze(x):
+    """Every second pixel, each divided by the largest of its tower."""
+    return x[:, ::2, ::2] / (1 + abs(x).max(axis=-1, keepdims=True))[:, ::2, ::2]
+
+
+SQUEEZE = Stateless("squeeze", squeeze, stride=2)
+TABLE = (
+    Conv("conv1", 4, kernel=3, padding=1, then=("act", SQUEEZE)),
+    Conv("conv2", 4, kernel=3, padding=1, then=(Stateless("swish", jax.nn.swish),)),
+    Dense("fc3"),
+)
+
+
+def net():
+    model = models.create("alexnet", layers=TABLE, num_classes=5, kernel_init="he")
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    params = jax.jit(model.init)(jax.random.key(1), images)["params"]
+    return model, params, images
+
+
+def test_a_rows_own_function_runs_counts_and_is_shown():
+    model, params, images = net()
+    _, found = jax.jit(model.apply)({"params": params}, images)
+    towers = jnp.split(found["act1"], 2, axis=-1)
+    expected = jnp.concatenate([squeeze(x) for x in towers], axis=-1)
+    np.testing.assert_allclose(found["squeeze1"], expected, rtol=1e-6)
+    np.testing.assert_allclose(found["swish2"], jax.nn.swish(found["conv2"]), rtol=1e-6)
+    table = models.operations(model, 8)
+    assert [op.name for op in table] == ["conv1", "act1", "squeeze1", "conv2", "swish2", "fc3"]
+    shapes = {op.name: op.output for op in table if not op.dense}
+    assert shapes == {name: x.shape[1:] for name, x in found.items() if name != "fc3"}
+    assert layer_flops(model, 8)["conv2"] == 2 * 4 * 4 * 4 * 3 * 3 * 2
+    assert summary.receptive_fields(table)["conv2"] == 7
+
+
+def test_what_cannot_have_it_refuses_it_by_name():
+    model, params, _ = net()
+    for to in ("safetensors", "torchvision"):
+        with pytest.raises(UserError, match="squeeze after conv1, swish after conv2"):
+            export.refuse_own_functions(model, to)
+    pytest.importorskip("torch")
+    from alexnet_jax import bench_torch
+
+    with pytest.raises(UserError, match="squeeze1"):
+        bench_torch.build(model, params, 8, tuned=True)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((Conv("conv1", 4, 3, then=("pol",)), Dense("fc2")), "after conv1 'pol'.*'pool'"),
+        ((Conv("conv1", 4, 3), Dense("fc2", then=("lrn",))), "after fc2 'lrn'"),
+        ((Conv("conv1", 4, 3), Conv("conv1", 4, 3), Dense("fc2")), "called conv1"),
+        ((Dense("fc1"), Conv("conv1", 4, 3)), "Conv rows, then"),
+        ((Conv("conv1", 0, 3), Dense("fc2")), "conv1: maps=0"),
+        ((Conv("conv1", 4, 3), Dense("fc2", 9)), "fc2: units=9"),
+        ((Conv("conv1", 4, 3, stride=2, local=True), Dense("fc2")), "conv1: stride=2"),
+    ],
+)
+def test_a_table_is_checked_when_the_net_is_created(layers, message):
+    with pytest.raises(UserError, match=message):
+        models.create("alexnet", layers=layers)
+
+
+def test_a_function_that_cannot_be_applied_is_named():
+    wrong = Stateless("sum", lambda x: x.sum(axis=-1))
+    table = (Conv("conv1", 4, 3, then=(wrong,)), Dense("fc2"))
+    with pytest.raises(UserError, match="conv1: its operation 'sum' makes"):
+        models.operations(models.create("alexnet", layers=table), 8)
