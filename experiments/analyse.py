@@ -23,12 +23,14 @@ from alexnet_jax.errors import UserError, choose
 from alexnet_jax.evaluate import evaluate, evaluate_together, load_run
 from alexnet_jax.features import nearest
 from alexnet_jax.records import provenance
-from experiments.definition import Cell, cell, load_all
+from experiments.definition import FOLDER, Cell, cell, load_all, load_sweep
 from experiments.record import write_records
 
 AVERAGED = 5  # nets, as in the paper's Table 2
 NEAREST = 5
-SHUFFLES = 1000  # random deals of conv1's kernels to two towers
+SHUFFLES = 10_000  # random deals of conv1's kernels to two towers
+LOW_FREQUENCY = 0.25  # cycles a pixel
+NEEDED = {"specialisation_large": "kernels"}  # the kind of net of an analysis; else the baseline
 
 Trained = tuple[Run, dict]  # with its parameters
 
@@ -37,6 +39,7 @@ def finished(out: Path) -> dict[str, list[Cell]]:
     """The cells that have ended, in the order of seeds, of each kind of net on Imagenette's bench.
 
     Each kind once, under the name of the first sweep that has it; `baseline` is the bench's own.
+    Beside these, `kernels`: the baseline of sweeps/kernels.py, whose conv1 has the paper's size.
     """
     found: dict[str, list[Cell]] = {}
     seen = set()
@@ -50,6 +53,10 @@ def finished(out: Path) -> dict[str, list[Cell]]:
                 seen.update(each.digest for each in ended)
                 name = f"{sweep.name}: {variant}" if ended[0].overrides else "baseline"
                 found[name] = ended
+    sweep = load_sweep(FOLDER / "kernels.py")
+    large = [cell(sweep, sweep.baseline, seed) for seed in range(sweep.seeds)]
+    if ended := [each for each in large if (out / each.folder / "result.json").exists()]:
+        found["kernels"] = ended
     return found
 
 
@@ -79,17 +86,28 @@ def views(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Itera
             yield {"variant": variant, "seed": each.seed, "measures": result}
 
 
-def specialisation(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Iterator[dict]:
-    """How far the towers' kernels of conv1 differ in colour, and how far chance would have it."""
-    for each in runs["baseline"]:
+def specialisation(
+    runs: dict[str, list[Cell]], load: Callable[[Cell], Trained], kind: str = "baseline"
+) -> Iterator[dict]:
+    """How far the towers' kernels of conv1 differ in colour, and how far chance would have it.
+
+    `p` is the share of random deals with a difference as large as that of the net.
+    """
+    for each in runs[kind]:
         _, params = load(each)
-        share = colour_energy(np.asarray(params["conv1"]["kernel"]))
+        kernel = np.asarray(params["conv1"]["kernel"])
+        share, low = colour_energy(kernel), float(100 * low_frequency_energy(kernel).mean())
         rng = np.random.default_rng(each.seed)
-        shuffled = [gap(rng.permutation(share)) for _ in range(SHUFFLES)]
-        halves = [100 * float(half.mean()) for half in np.split(share, 2)]
-        for variant, value in (("kernels shuffled", np.mean(shuffled)), ("as trained", gap(share))):
-            measured = {"colour_gap": float(value)}
-            yield {"variant": variant, "seed": each.seed, "measures": measured, "towers": halves}
+        shuffled = np.array([gap(rng.permutation(share)) for _ in range(SHUFFLES)])
+        own = gap(share)
+        told = {
+            "seed": each.seed,
+            "towers": [100 * float(half.mean()) for half in np.split(share, 2)],
+            "p": float((1 + (shuffled >= own).sum()) / (1 + SHUFFLES)),
+        }
+        for variant, value in (("kernels shuffled", shuffled.mean()), ("as trained", own)):
+            measured = {"colour_gap": float(value), "low_frequency": low}
+            yield {"variant": variant, "measures": measured, **told}
 
 
 def colour_energy(kernel: np.ndarray) -> np.ndarray:
@@ -99,6 +117,17 @@ def colour_energy(kernel: np.ndarray) -> np.ndarray:
     """
     grey = kernel.mean(axis=2, keepdims=True)
     return ((kernel - grey) ** 2).sum((0, 1, 2)) / (kernel**2).sum((0, 1, 2))
+
+
+def low_frequency_energy(kernel: np.ndarray) -> np.ndarray:
+    """Each kernel's share of energy below a quarter of a cycle a pixel, [C] in 0..1.
+
+    Of white noise it is about a fifth, the share of such frequencies in all.
+    """
+    power = np.abs(np.fft.fft2(kernel, axes=(0, 1))) ** 2
+    rows, columns = (np.fft.fftfreq(size) for size in kernel.shape[:2])
+    low = np.hypot(rows[:, None], columns) <= LOW_FREQUENCY
+    return power[low].sum((0, 1)) / power.sum((0, 1, 2))
 
 
 def gap(share: np.ndarray) -> float:
@@ -157,6 +186,7 @@ KINDS = {
     "averaging": averaging,
     "views": views,
     "specialisation": specialisation,
+    "specialisation_large": functools.partial(specialisation, kind="kernels"),
     "neighbours": neighbours,
 }
 
@@ -178,11 +208,11 @@ def main(names: Sequence[str]) -> None:
         choose(name, KINDS, "analysis")
     out = Path(flags.FLAGS.out)
     runs = finished(out)
-    if "baseline" not in runs:
-        raise UserError(f"no finished run of the baseline in '{out}': run experiments/sweeps first")
     load = loader(out, flags.FLAGS.data_dir)
     produced = provenance.collect()
     for name in names or KINDS:
+        if (kind := NEEDED.get(name, "baseline")) not in runs:
+            raise UserError(f"{name}: no finished {kind} run in '{out}': run experiments/sweeps")
         lines = [{**line, **produced} for line in KINDS[name](runs, load)]
         write_records(name, lines)
         say(f"{name}: {len(lines)} lines")

@@ -82,6 +82,7 @@ MEASURES = {
     "epochs_to_25": Measure("epochs to 25% training error", _epochs_to_target, ratio=True),
     # Of analyses, whose records hold them: see experiments/analyse.py.
     "colour_gap": Measure("towers' difference in colour energy, points", lambda line: None),
+    "low_frequency": Measure("energy at low frequencies, %", lambda line: None),
     "precision_at_5": Measure("nearest 5 of its class, %", lambda line: None),
 }
 

@@ -172,17 +172,24 @@ ANALYSES = (
         # computerhistory/AlexNet-Source-Code, logs of net 145 on ILSVRC-2010.
         paper={"ten views": {"top1_error": -1.55, "top5_error": -1.30}},
     ),
-    Sweep(
-        name="specialisation",
-        about="Colour in conv1's kernels, by tower (section 6.1, Figure 3).\n\n"
-        "The colour energy of a kernel is the share of its squares that is left when each weight's"
-        " mean over red, green and blue is taken out. Shuffled: kernels dealt out at random.",
-        base="configs/bench_imagenette.py",
-        variants={"kernels shuffled": {}, "as trained": {}},
-        baseline="kernels shuffled",
-        claim=14,
-        measures=("colour_gap",),
-        paper={"as trained": "higher"},
+    *(
+        Sweep(
+            name=name,
+            about=f"Colour in conv1's kernels, by tower (section 6.1, Figure 3), {where}.\n\n"
+            "The colour energy of a kernel is the share of its squares that is left when each"
+            " weight's mean over red, green and blue is taken out. Shuffled: kernels dealt out at"
+            " random. Low frequencies are those below a quarter of a cycle a pixel.",
+            base=base,
+            variants={"kernels shuffled": {}, "as trained": {}},
+            baseline="kernels shuffled",
+            claim=14,
+            measures=("colour_gap", "low_frequency"),
+            paper={"as trained": "higher"},
+        )
+        for name, base, where in (
+            ("specialisation", "configs/bench_imagenette.py", "5x5 pixels and He's initial scale"),
+            ("specialisation_large", "configs/imagenette128.py", "11x11 pixels and a tenth of it"),
+        )
     ),
     Sweep(
         name="neighbours",

@@ -3,7 +3,8 @@
     python -m experiments.figures [NAME …] [--out=runs/sweeps] [--workdir=RUN] [--data_dir=DIR]
 
 Writes experiments/figures/NAME.png and .svg. Without names: all whose records or runs are there.
-Kernels, predictions and neighbours are of the run in --workdir, or else of the bench's baseline.
+Kernels, predictions and neighbours are of the run in --workdir, or else of seed 0: kernels of
+sweeps/kernels.py, the others of the bench's baseline.
 """
 
 import itertools
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
@@ -65,9 +67,10 @@ def _axes(width: float, height: float, **options):
 def _save(figure: Figure, name: str) -> None:
     FOLDER.mkdir(exist_ok=True)
     for suffix in ("png", "svg"):
-        # Without a date, the same records give the same file.
+        # Without a date, and with names that don't change, the same records give the same file.
         extra = {"metadata": {"Date": None}} if suffix == "svg" else {}
-        figure.savefig(FOLDER / f"{name}.{suffix}", **extra)
+        with rc_context({"svg.hashsalt": name}):
+            figure.savefig(FOLDER / f"{name}.{suffix}", **extra)
 
 
 def activations(name: str) -> None:
@@ -234,45 +237,45 @@ class Runs:
     data_dir: str
     workdir: str | None = None
 
-    def baseline(self):
-        """(Run, parameters) of `workdir`, or of the baseline's first finished run in `out`."""
+    def of(self, kind: str):
+        """(Run, parameters) of `workdir`, or of the first finished run of that kind in `out`."""
         if self.workdir:
             return load_run(Path(self.workdir), data_dir=self.data_dir)[:2]
         found = analyse.finished(self.out)
-        if "baseline" not in found:
-            raise Missing(f"no finished run of the baseline in '{self.out}'")
-        return analyse.loader(self.out, self.data_dir)(found["baseline"][0])
+        if kind not in found:
+            raise Missing(f"no finished {kind} run in '{self.out}'")
+        return analyse.loader(self.out, self.data_dir)(found[kind][0])
 
 
 def kernels(name: str, runs: Runs) -> None:
-    """Figure 3: conv1's kernels, each tower's in a block, with its colour energy."""
-    _, params = runs.baseline()
+    """Figure 3: conv1's kernels, one tower's above the other's, each by its colour energy."""
+    run, params = runs.of("kernels")
     kernel = np.asarray(params["conv1"]["kernel"])
     share = analyse.colour_energy(kernel)
-    towers = list(zip(np.split(kernel, 2, axis=-1), np.split(share, 2), strict=True))
-    columns = 12
-    each = kernel.shape[-1] // 2
-    lines = -(-each // columns)
-    figure = Figure(
-        figsize=(0.62 * columns, 2 * (0.3 + 0.65 * lines)), dpi=150, layout="constrained"
-    )
-    panels = figure.subfigures(2, 1)
-    for number, (panel, (own, colour)) in enumerate(zip(panels, towers, strict=True)):
-        grid = panel.subplots(lines, columns, squeeze=False)
-        order = np.argsort(colour)
-        for axes in grid.flat:
-            axes.axis("off")
-        for axes, index in zip(grid.flat, order, strict=False):
+    size, columns = kernel.shape[0], 12
+    lines = -(-kernel.shape[-1] // 2 // columns)
+    figure = Figure(figsize=(7.4, 1.0 + 1.24 * lines), dpi=150, layout="constrained")
+    blocks = figure.subplots(2, 1)
+    towers = zip(blocks, np.split(kernel, 2, axis=-1), np.split(share, 2), strict=True)
+    for number, (axes, own, colour) in enumerate(towers, start=1):
+        sheet = np.ones((lines * (size + 1) - 1, columns * (size + 1) - 1, 3))
+        for place, index in enumerate(np.argsort(colour)):
+            top, left = (place // columns) * (size + 1), (place % columns) * (size + 1)
             one = own[..., index]
-            axes.imshow(0.5 + 0.5 * one / np.abs(one).max(), interpolation="nearest")
-        text = f"tower {number + 1}: {100 * colour.mean():.0f}% of the energy in colour"
-        panel.suptitle(text, fontsize=9, x=0.01, ha="left")
+            sheet[top : top + size, left : left + size] = 0.5 + 0.5 * one / np.abs(one).max()
+        axes.imshow(sheet, interpolation="nearest")
+        axes.axis("off")
+        text = f"tower {number}: {100 * colour.mean():.0f}% of the energy in colour"
+        axes.set_title(text, fontsize=9, loc="left", color=INK)
+    what = f"conv1's {kernel.shape[-1]} kernels of {size}×{size}×3, each on its own scale"
+    net = f"{run.config.data.name}, {run.config.data.image_size} pixels, seed {run.config.seed}"
+    figure.suptitle(f"{what}: {net}", fontsize=9, x=0.01, ha="left", color=INK)
     _save(figure, name)
 
 
 def predictions(name: str, runs: Runs) -> None:
     """Figure 4: validation images with their likeliest classes, and their nearest neighbours."""
-    run, params = runs.baseline()
+    run, params = runs.of("baseline")
     spec = run.data.spec
     queries = analyse.features(run, params, spec.eval_split)
     base = analyse.features(run, params, spec.train_split)

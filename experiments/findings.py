@@ -32,7 +32,7 @@ PRIMARY: dict[int, Name] = {
     11: ("middle_convs_long", "no conv4, 45 epochs", "top1_error"),
     12: ("weight_decay", "no weight decay", "train_top1_error"),
     13: ("augmentation_long", "no crops or flips, 45 epochs", "top1_error"),
-    14: ("specialisation", "as trained", "colour_gap"),
+    14: ("specialisation_large", "as trained", "colour_gap"),
     15: ("neighbours", "fc7", "precision_at_5"),
 }
 

@@ -147,7 +147,12 @@ CLAIMS = (
         "",
         ("augmentation", "augmentation_long"),
     ),
-    Claim(14, "The towers specialise, one in colour (6.1, Figure 3)", "", ("specialisation",)),
+    Claim(
+        14,
+        "The towers specialise, one in colour (6.1, Figure 3)",
+        "",
+        ("specialisation_large", "specialisation"),
+    ),
     Claim(15, "Near in fc7 means alike (6.1, Figure 4)", "", ("neighbours",)),
     Claim(
         16,

@@ -359,6 +359,18 @@ def test_towers_are_compared_with_shuffled_kernels(nets):
     share = analyse.colour_energy(np.asarray(load(runs["baseline"][0])[1]["conv1"]["kernel"]))
     assert trained["measures"]["colour_gap"] == pytest.approx(analyse.gap(share))
     assert shuffled["measures"]["colour_gap"] > 0
+    assert 0 < trained["p"] <= 1
+
+
+def test_low_frequencies_are_those_of_smooth_kernels():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(11, 11, 3, 200))
+    share = analyse.low_frequency_energy(noise)
+    assert share.mean() == pytest.approx(21 / 121, abs=0.01)  # of 121 frequencies, 21
+    slow = np.cos(2 * np.pi * np.arange(11) / 11)[:, None, None, None] * np.ones((11, 11, 3, 1))
+    fast = np.cos(2 * np.pi * 4 * np.arange(11) / 11)[:, None, None, None] * np.ones((11, 11, 3, 1))
+    assert analyse.low_frequency_energy(slow) == pytest.approx(1)
+    assert analyse.low_frequency_energy(fast) == pytest.approx(0)
 
 
 @pytest.fixture
@@ -419,7 +431,7 @@ def test_curves_of_dropout(results, drawn):
 
 def test_figures_3_and_4_from_a_net(nets, drawn, monkeypatch):
     runs, load = nets
-    found = SimpleNamespace(baseline=lambda: load(runs["baseline"][0]))
+    found = SimpleNamespace(of=lambda kind: load(runs["baseline"][0]))
     figures.kernels("kernels", found)
     figures.predictions("predictions", found)
     assert "of the energy in colour" in (drawn / "kernels.svg").read_text()
