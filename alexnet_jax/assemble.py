@@ -1,6 +1,6 @@
 """From a configuration to objects: the one room that reads its fields."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -82,11 +82,13 @@ def assemble(
     dataset: data.Data | None = None,
     *,
     progress: data.Progress = lambda *_: None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Run:
     """Opens the data, unless it is given, and builds the net, the mesh and the compiled steps.
 
     Args:
         progress: called with (what, done, total) by what may take long; total 0: not known.
+        devices: those that the mesh is made of; None: all that are here.
 
     Raises:
         UserError: a field's value is impossible, or fits neither the data nor the devices.
@@ -102,6 +104,7 @@ def assemble(
         model=config.mesh.model,
         towers=model.towers,
         batch_size=config.batch_size,
+        devices=devices,
     )
     steps_per_epoch = dataset.num_train // config.batch_size
     if steps_per_epoch == 0:

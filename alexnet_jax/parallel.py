@@ -8,7 +8,7 @@ hybrid  "one weird trick" (Krizhevsky 2014): the convolutions as in `data`; the 
         layers split over `model`, each on the batch of its whole `model` group.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -92,29 +92,38 @@ class Layout:
         return P()
 
 
-def make_layout(name: str, *, data: int, model: int, towers: int, batch_size: int) -> Layout:
+def make_layout(
+    name: str,
+    *,
+    data: int,
+    model: int,
+    towers: int,
+    batch_size: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> Layout:
     """Lays a net with `towers` towers and batches of `batch_size` over the devices.
 
     Args:
         data: devices on the `data` axis; -1 takes all that `model` leaves.
         model: devices on the `model` axis.
+        devices: those to lay it over; None: all that are here.
 
     Raises:
         UserError: the mesh doesn't fit the devices, the net or the batch.
     """
     choose(name, LAYOUTS, "mesh.layout")
-    devices = jax.device_count()
+    devices = list(devices or jax.devices())
     if model < 1 or (data < 1 and data != -1):
         raise UserError(f"mesh.data={data}, mesh.model={model}: give positive sizes, or data=-1")
-    data = max(devices // model, 1) if data == -1 else data
-    if data * model > devices:
+    data = max(len(devices) // model, 1) if data == -1 else data
+    if data * model > len(devices):
         raise UserError(
             f"mesh.data={data} x mesh.model={model} needs {data * model} devices and "
-            f"{devices} are here; lower them, or set mesh.data=-1 to take what there is"
+            f"{len(devices)} are here; lower them, or set mesh.data=-1 to take what there is"
         )
-    if data * model < devices and jax.process_count() > 1:
+    if data * model < len(devices) and jax.process_count() > 1:
         raise UserError(
-            f"mesh.data={data} x mesh.model={model} leaves some of {devices} devices idle: "
+            f"mesh.data={data} x mesh.model={model} leaves some of {len(devices)} devices idle: "
             "over several processes every device must be in the mesh; set mesh.data=-1"
         )
     if name == "towers" and model not in (1, 2):
@@ -125,7 +134,7 @@ def make_layout(name: str, *, data: int, model: int, towers: int, batch_size: in
         (data, model),
         ("data", "model"),
         axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=jax.devices()[: data * model],
+        devices=devices[: data * model],
     )
     layout = Layout(name, mesh)
     shares = data if name == "towers" else data * model

@@ -160,36 +160,44 @@ def make_train_step(
             return sums["loss"] / jnp.maximum(sums["count"], 1), sums
 
         grads, sums = jax.grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = tx.update(
-            grads, state.opt_state, state.params, lr_scale=state.plateau.scale
-        )
         sums = jax.tree.map(lambda x: x.astype(jnp.float32), sums)
-        # What isn't finite in the gradients or the rate isn't in the updates.
-        finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(optax.tree.norm(updates, squared=True))
-
-        def unless_dropped(new, old):
-            counts = jnp.issubdtype(new.dtype, jnp.integer)  # schedules go by steps done
-            return new if counts else jnp.where(finite, new, old)
-
-        new = (
-            optax.apply_updates(state.params, updates),
-            opt_state,
-            jax.tree.map(jnp.add, state.since_log, sums),
-            jax.tree.map(jnp.add, state.since_epoch, sums),
-        )
-        old = (state.params, state.opt_state, state.since_log, state.since_epoch)
-        params, opt_state, since_log, since_epoch = jax.tree.map(unless_dropped, new, old)
-        state = state.replace(
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            since_log=since_log,
-            since_epoch=since_epoch,
-            nonfinite=state.nonfinite + ~finite,
-        )
-        return state, sums | {"finite": finite}
+        return _updated(state, tx, grads, sums)
 
     return train_step
+
+
+@jax.named_scope("update")
+def _updated(
+    state: TrainState, tx: optax.GradientTransformationExtraArgs, grads: dict, sums: dict
+) -> tuple[TrainState, dict]:
+    """Returns the state after the step, and its sums with `finite`."""
+    updates, opt_state = tx.update(
+        grads, state.opt_state, state.params, lr_scale=state.plateau.scale
+    )
+    # What isn't finite in the gradients or the rate isn't in the updates.
+    finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(optax.tree.norm(updates, squared=True))
+
+    def unless_dropped(new, old):
+        counts = jnp.issubdtype(new.dtype, jnp.integer)  # schedules go by steps done
+        return new if counts else jnp.where(finite, new, old)
+
+    new = (
+        optax.apply_updates(state.params, updates),
+        opt_state,
+        jax.tree.map(jnp.add, state.since_log, sums),
+        jax.tree.map(jnp.add, state.since_epoch, sums),
+    )
+    old = (state.params, state.opt_state, state.since_log, state.since_epoch)
+    params, opt_state, since_log, since_epoch = jax.tree.map(unless_dropped, new, old)
+    state = state.replace(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        since_log=since_log,
+        since_epoch=since_epoch,
+        nonfinite=state.nonfinite + ~finite,
+    )
+    return state, sums | {"finite": finite}
 
 
 def make_predict(model: nn.Module, layout: Layout, prep: Preprocess) -> Callable:

@@ -1,15 +1,17 @@
 """Measures speed, prints it, and writes it where asked.
 
-python -m alexnet_jax.bench step|layers|input|train|comms --config=FILE [--config.FIELD=VALUE]
-    [--against=torch] [--repeats=N] [--steps=N] [--seconds=S] [--json=FILE] [--record]
+python -m alexnet_jax.bench step|layers|input|train|comms|compile --config=FILE
+    [--config.FIELD=VALUE] [--against=torch] [--repeats=N] [--steps=N] [--seconds=S]
+    [--target=CARD] [--devices=N] [--hlo=FILE] [--json=FILE] [--record]
 
 step    the compiled training step, its compilation, memory and share of the matmul peak; forward
 layers  where the step's time goes: each layer forward and its two gradients, timed alone
 input   the training pipeline alone, beside bare JPEG decoding of the same files
 train   what the loop costs over the slower of the bare step and the bare input
 comms   collectives and their bytes in each layout, from the compiled step
+compile the step compiled for GPUs that aren't here: estimates of its time and bytes (docs/speed.md)
 
-`step`, `layers` and `comms` make up images and need no data set; their number of classes is 1000
+All but `input` and `train` make up images and need no data set; their number of classes is 1000
 where the data isn't here and model.num_classes isn't set. What is compared is timed in turn, after
 a warm-up (see timing.py). `--against=torch` runs the same in PyTorch (see bench_torch.py).
 `--record` appends a line to experiments/results/bench/MODE.jsonl.
@@ -23,14 +25,17 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import get_config_filename
 
 from alexnet_jax import cli, console
-from alexnet_jax.bench import comms, input, layers, loop, step
+from alexnet_jax.bench import comms, compile, input, layers, loop, step
 from alexnet_jax.bench.common import Options
 from alexnet_jax.config import flatten, load_config
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.records import files, provenance
 
 RESULTS = provenance.ROOT / "experiments" / "results" / "bench"
-MODES = {"step": step, "layers": layers, "input": input, "train": loop, "comms": comms}
+MODES = {
+    **{"step": step, "layers": layers, "input": input},
+    **{"train": loop, "comms": comms, "compile": compile},
+}
 
 
 def overrides(config: ConfigDict, path: str) -> dict:
@@ -52,28 +57,34 @@ def main(names):
         steps=values.steps,
         seconds=values.seconds,
         torch=values.against == "torch",
+        target=values.target,
+        devices=values.devices,
+        hlo=values.hlo,
     )
     if options.torch:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is shared
     if mode == "comms" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", 8)
+    if mode == "compile":  # what it traces with is here, also beside a GPU
+        jax.config.update("jax_platforms", "cpu")
     path = get_config_filename(values["config"])
     measured = MODES[mode].measure(values.config, options)
     for table in MODES[mode].tables(measured):
         console.table(table.title, table.header, table.rows)
         console.say(table.note, enabled=bool(table.note))
+    produced_by = provenance.collect()
+    hardware = produced_by["hardware"]
+    kind = hardware["device_kind"]
     result = {
         "mode": mode,
         "config": path,
         "overrides": overrides(values.config, path),
         "batch_size": values.config.batch_size,
         "image_size": values.config.data.image_size,
+        "device": hardware["cpu"] if kind == "cpu" else kind,
         **measured,
-        **provenance.collect(),
+        **produced_by,
     }
-    hardware = result["hardware"]
-    kind = hardware["device_kind"]
-    result["device"] = hardware["cpu"] if kind == "cpu" else kind
     if values.json:
         files.write_json(values.json, result)
     if values.record:
@@ -86,6 +97,9 @@ if __name__ == "__main__":
     flags.DEFINE_integer("repeats", 10, "Turns that a median is taken over.")
     flags.DEFINE_integer("steps", 200, "Steps of a loop (train).")
     flags.DEFINE_float("seconds", 20.0, "Of a sample of a pipeline (input).")
+    flags.DEFINE_string("target", "h100", "The card to compile for (compile).")
+    flags.DEFINE_integer("devices", 1, "How many of that card, in one host (compile).")
+    cli.define_path("hlo", None, "A file to write the optimised program to (compile).")
     cli.define_path("json", None, "A file to write the result to.")
     flags.DEFINE_bool("record", False, "Append the result to experiments/results/bench.")
     cli.run(main, takes_files=True)

@@ -25,12 +25,18 @@ class Options:
         seconds: of a sample of a pipeline, beside which its start and the batches that it reads
             ahead should be short.
         torch: whether to measure PyTorch too.
+        target: a card to compile for, by its file's name.
+        devices: how many of that card.
+        hlo: a file for the optimised program.
     """
 
     repeats: int = 10
     steps: int = 200
     seconds: float = 20.0
     torch: bool = False
+    target: str = "h100"
+    devices: int = 1
+    hlo: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +52,23 @@ class Table:
     note: str = ""
 
 
-def synthetic_run(config: ConfigDict) -> Run:
-    """Assembles the configuration's run on one batch of made-up images."""
+def synthetic_run(
+    config: ConfigDict,
+    *,
+    images: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Run:
+    """Assembles the configuration's run on one batch of made-up images.
+
+    Args:
+        images: how many to make where none will be read; None: the whole batch.
+        devices: those that the mesh is made of; None: all that are here.
+    """
     spec = dataclasses.replace(
         data_spec(config), name="synthetic", backend="device", train_split="train"
     )
     size = spec.resize_size or round(spec.image_size * 256 / 224)
-    classes, count = _num_classes(config), config.batch_size
+    classes, count = _num_classes(config), images or config.batch_size
     rng = np.random.default_rng(0)
     squares = Squares(
         name="synthetic",
@@ -63,10 +79,11 @@ def synthetic_run(config: ConfigDict) -> Run:
         labels=rng.integers(0, classes, count, np.int32),
         mask=np.ones(count, np.float32),
         bad={},
+        left_out={},
     )
     dataset = data.Data(
         spec=spec,
-        num_train=count,
+        num_train=config.batch_size,
         num_eval=0,
         num_classes=classes,
         class_names=squares.class_names,
@@ -76,7 +93,7 @@ def synthetic_run(config: ConfigDict) -> Run:
         left_out={},
         _splits={"train": squares},
     )
-    return assemble(config, dataset)
+    return assemble(config, dataset, devices=devices)
 
 
 def _num_classes(config: ConfigDict) -> int:
@@ -110,6 +127,17 @@ def compile_step(run: Run, batch: dict) -> jax.stages.Compiled:
     """Compiles the training step as a process that has just started would."""
     jax.clear_caches()
     return run.train_step.compile(run.abstract_state(), batch)
+
+
+def step_bytes(compiled: jax.stages.Compiled) -> int:
+    """Adds up the bytes on one device of the step's arguments, results and temporaries."""
+    needs = compiled.memory_analysis()
+    return (
+        needs.argument_size_in_bytes
+        + needs.output_size_in_bytes
+        + needs.temp_size_in_bytes
+        - needs.alias_size_in_bytes
+    )
 
 
 def stepper(run: Run, compiled: Callable, batch: dict) -> Callable[[int], None]:

@@ -18,6 +18,7 @@ from alexnet_jax.bench.common import (
     compile_step,
     first_batch,
     milliseconds,
+    step_bytes,
     stepper,
     synthetic_run,
 )
@@ -135,16 +136,9 @@ def _float_images(config: ConfigDict, count: int) -> jax.Array:
 
 def _memory(compiled: jax.stages.Compiled) -> dict:
     """Bytes of the step's arguments, results and temporaries, and the most that was in use."""
-    needs = compiled.memory_analysis()
-    step_bytes = (
-        needs.argument_size_in_bytes
-        + needs.output_size_in_bytes
-        + needs.temp_size_in_bytes
-        - needs.alias_size_in_bytes
-    )
     on_device = jax.devices()[0].memory_stats()  # None on a CPU
     return {
-        "step_bytes": step_bytes,
+        "step_bytes": step_bytes(compiled),
         "peak_memory_bytes": on_device["peak_bytes_in_use"] if on_device else _process_peak(),
     }
 

@@ -113,21 +113,22 @@ def operations(
 
 
 def apply(op: Operation, maps: list, kernel=None, bias=None, *, parts: int) -> list:
-    """Applies an operation to arrays.
+    """Applies an operation to arrays, in a scope of its name: so profiles and programs tell it.
 
     Args:
         maps: One array per tower, or one that all towers read: [B, H, W, C] or [B, features].
         kernel, bias: As far as this device has them, on the last axis.
         parts: How many arrays to return, one per tower.
     """
-    maps = [x.astype(op.dtype) for x in maps]
-    if op.kernel is None:
-        out = [op.function(x) for x in maps]
-    else:
-        kernels = jnp.split(kernel.astype(op.dtype), len(maps), axis=-1)
-        biases = jnp.split(bias.astype(op.dtype), len(maps), axis=-1)
-        out = [op.function(x, k) + b for x, k, b in zip(maps, kernels, biases, strict=True)]
-    return out if len(out) == parts else jnp.split(out[0], parts, axis=-1)
+    with jax.named_scope(op.name):
+        maps = [x.astype(op.dtype) for x in maps]
+        if op.kernel is None:
+            out = [op.function(x) for x in maps]
+        else:
+            kernels = jnp.split(kernel.astype(op.dtype), len(maps), axis=-1)
+            biases = jnp.split(bias.astype(op.dtype), len(maps), axis=-1)
+            out = [op.function(x, k) + b for x, k, b in zip(maps, kernels, biases, strict=True)]
+        return out if len(out) == parts else jnp.split(out[0], parts, axis=-1)
 
 
 def _pools(entry) -> bool:

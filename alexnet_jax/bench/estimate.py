@@ -1,0 +1,115 @@
+"""What a compiled program would cost on a card: the time, bytes and kind of each operation."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alexnet_jax.bench.hlo import Operation
+from alexnet_jax.bench.target import Target
+
+KINDS = (
+    "convolutions",
+    "ReLU, LRN and pooling",
+    "bias, join and cast",
+    "matrix products",
+    "update",
+    "collectives",
+    "other",
+)
+# The names that the net gives its operations (models/operations.py), as scopes of the program.
+_LAYER = re.compile(r"(?:^|/)((?:conv|act|lrn|norm|pool|fc|drop|local)\d+[a-z]?)(?=/|$)")
+_MAPS = re.compile(r"(act|lrn|norm|pool)\d")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An operation with its price.
+
+    Attributes:
+        kind: One of `KINDS`.
+        layer: The net's operation that it belongs to, 'lrn1' or 'lrn1, backward'; else ''.
+        us: Microseconds that it takes.
+        moved: Bytes that it reads and writes, if nothing stays in a cache.
+    """
+
+    operation: Operation
+    kind: str
+    layer: str
+    us: float
+    moved: int
+
+
+def costs(operations: Sequence[Operation], target: Target, dtype: str) -> list[Cost]:
+    """Prices all operations by one rule.
+
+    An operation takes what XLA's model of the card says. What no model prices takes as long as its
+    floating-point operations at the card's dense peak, or as its bytes at the memory's bandwidth
+    (a collective's at that of the links), whichever is longer: so no call of a library or of a
+    kernel written by hand is free.
+
+    Args:
+        dtype: That of the net's computation, 'float32' or 'bfloat16', which says the peak.
+    """
+    found = []
+    for each in operations:
+        moved = each.read + each.written
+        us = each.model_us
+        if us is None:
+            rate = target.links if each.collective else target.bandwidth
+            us = 1e6 * max(each.flops / target.peaks[dtype], moved / rate)
+        if each.opcode.endswith("-done"):  # priced at its start
+            us = 0.0
+        found.append(Cost(each, kind(each), layer(each), us, moved))
+    return found
+
+
+def layer(each: Operation) -> str:
+    """Returns the net's operation in whose scope this one was traced, and whether backward."""
+    match = _LAYER.search(each.op_name)
+    if not match:
+        return ""
+    return f"{match[1]}, backward" if "transpose(" in each.op_name else match[1]
+
+
+def kind(each: Operation) -> str:
+    """Returns which of `KINDS` an operation is: by what runs it, else by the scope it ends in."""
+    if each.collective:
+        return "collectives"
+    if "cudnn" in each.target or each.opcode == "convolution":
+        return "convolutions"
+    if "cublas" in each.target or each.opcode == "dot":
+        return "matrix products"
+    if match := _LAYER.search(each.op_name):
+        return "ReLU, LRN and pooling" if _MAPS.match(match[1]) else "bias, join and cast"
+    if "/AlexNet/" in each.op_name:
+        return "bias, join and cast"
+    return "update" if "/update/" in each.op_name else "other"
+
+
+def schedule(priced: Sequence[Cost]) -> tuple[float, dict[str, float]]:
+    """Runs the program's schedule on two queues, one of kernels and one of collectives.
+
+    Collectives run one after the other, beside the kernels. The kernels wait at each collective's
+    end until it is done.
+
+    Returns:
+        Microseconds until all is done, and how long the kernels waited for each collective, by
+        its name.
+    """
+    now = free = 0.0  # when the kernels' queue and the collectives' have done what came so far
+    ends, waited = {}, {}
+    for cost in priced:
+        each = cost.operation
+        if not each.collective:
+            now += cost.us
+            continue
+        name = each.name
+        if each.opcode.endswith("-done"):
+            name = each.operands[0]
+        else:
+            ends[name] = free = max(now, free) + cost.us
+            waited[name] = 0.0
+        if each.waits:
+            waited[name] += max(0.0, ends[name] - now)
+            now = max(now, ends[name])
+    return max(now, free), waited
