@@ -15,7 +15,7 @@ from alexnet_jax.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble
 from alexnet_jax.config import read_config
 from alexnet_jax.errors import UserError, local_path
-from alexnet_jax.records import checkpoint, files, metrics
+from alexnet_jax.records import files, metrics, restore
 from alexnet_jax.step import classification_sums
 
 
@@ -100,7 +100,7 @@ def load_run(workdir: Path, step: int | None = None, data_dir: str = "") -> tupl
         config.mesh = dict(layout="data", data=_divisor(config.batch_size), model=1)
     run = assemble(config)
     abstract = run.abstract_state().params
-    params, meta = checkpoint.restore_params(workdir, abstract, "best" if step is None else step)
+    params, meta = restore.restore_params(workdir, abstract, "best" if step is None else step)
     return run, params, meta["step"]
 
 

@@ -21,7 +21,7 @@ from alexnet_jax.config import NEVER, check_same_run, flatten, read_config
 from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate
-from alexnet_jax.records import checkpoint, files, lock, metrics, provenance, watch
+from alexnet_jax.records import checkpoint, files, lock, metrics, provenance, restore, watch
 from alexnet_jax.step import TrainState
 from alexnet_jax.trained import pretrained
 
@@ -304,7 +304,7 @@ def _stop_at_nonfinite(session: Session, step: int, batch: dict, sums: dict, key
     arrays["loss"] = sums["loss"] / jnp.maximum(sums["count"], 1)
     with _save_errors(session.run.config):
         checkpoint.finish(session.saved)
-    last = max(checkpoint.steps(session.workdir), default=0)
+    last = max(restore.steps(session.workdir), default=0)
     where = session.workdir / "nonfinite" / f"{step}.npz"
     reason = ""
     if jax.process_index() == 0:
@@ -385,14 +385,14 @@ def _end(
     with _save_errors(run.config):
         checkpoint.finish(session.saved)
     if stopped_by:
-        last = max(checkpoint.steps(session.workdir), default=0)
+        last = max(restore.steps(session.workdir), default=0)
         _say(
             f"stopped by {stopped_by} at step {step} of {run.total_steps}; "
             f"the same command goes on from step {last}, which is saved"
         )
         return os.EX_TEMPFAIL
     if jax.process_index() == 0:
-        kept = checkpoint.best_step(session.workdir) == history["best"]["step"]
+        kept = restore.best_step(session.workdir) == history["best"]["step"]
         result = {
             "final": history["last"],
             "best": history["best"] | {"kept": kept},
@@ -418,7 +418,7 @@ def _write_result(run: Run, workdir: Path, result: dict) -> None:
         errors = console.errors(value, run.model.num_classes)
         console.say(f"{name}: step {value['step']}  {run.eval_split_name} {errors}")
     if not result["best"]["kept"]:
-        taken = checkpoint.best_step(workdir)
+        taken = restore.best_step(workdir)
         instead = "none is saved" if taken is None else f"evaluate and classify take step {taken}"
         step = result["best"]["step"]
         console.say(f"no checkpoint of step {step} is kept as the best: {instead}")

@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.records import checkpoint
+from alexnet_jax.records import checkpoint, digests, restore
 
 REPOSITORY = Path(__file__).parent.parent
 CHECKPOINT_V1 = Path(__file__).parent / "data" / "checkpoint_v1"
@@ -156,7 +156,7 @@ def test_restores_bit_for_bit_with_keys_and_optimizer_state(run):
     assert_same(params, params_of(20))
     assert_same(state, state_of(20))
     assert lines == []
-    assert meta["format"] == checkpoint.FORMAT
+    assert meta["format"] == restore.FORMAT
     assert meta["step"] == 20
     assert meta["error"] == 30.0
     assert meta["config"] == {"seed": 3}
@@ -177,7 +177,7 @@ def test_saved_values_are_those_at_the_call_though_the_arrays_are_donated(tmp_pa
     checkpoint.save(checkpoints, 1, params, {"step": jnp.int32(1)}, {}, None)
     jax.block_until_ready(overwrite(params))
     checkpoint.finish(checkpoints)
-    params, _ = checkpoint.restore_params(tmp_path, abstract({"w": jnp.zeros(4_000_000)}))
+    params, _ = restore.restore_params(tmp_path, abstract({"w": jnp.zeros(4_000_000)}))
     assert np.array_equal(params["w"], np.arange(4_000_000, dtype=np.float32))
 
 
@@ -212,7 +212,7 @@ def test_a_path_with_spaces_unicode_and_a_symbolic_link(tmp_path):
 
 
 def test_an_earlier_commits_checkpoint_still_loads():
-    params, meta = checkpoint.restore_params(CHECKPOINT_V1, abstract(params_of(7)))
+    params, meta = restore.restore_params(CHECKPOINT_V1, abstract(params_of(7)))
     assert_same(params, params_of(7))
     assert meta["format"] == 1
     assert meta["error"] == 12.5
@@ -226,17 +226,17 @@ def test_an_earlier_commits_checkpoint_still_loads():
 
 def test_latest_and_best_are_kept_also_across_a_restart(tmp_path):
     saved_run(tmp_path, [(1, 50.0), (2, 20.0), (3, 40.0), (4, 30.0)])
-    assert checkpoint.steps(tmp_path) == [2, 3, 4]
+    assert restore.steps(tmp_path) == [2, 3, 4]
     checkpoints, _, _ = resume(tmp_path)
     for step, error in [(5, 25.0), (6, None), (7, float("nan"))]:
         checkpoint.save(checkpoints, step, params_of(step), state_of(step), {}, error)
     checkpoint.finish(checkpoints)
-    assert checkpoint.steps(tmp_path) == [2, 5, 6, 7]
-    assert checkpoint.best_step(tmp_path) == 2
+    assert restore.steps(tmp_path) == [2, 5, 6, 7]
+    assert restore.best_step(tmp_path) == 2
     checkpoint.save(checkpoints, 8, params_of(8), state_of(8), {}, 19.0)
     checkpoint.finish(checkpoints)
-    assert checkpoint.steps(tmp_path) == [6, 7, 8]
-    assert checkpoint.best_step(tmp_path) == 8
+    assert restore.steps(tmp_path) == [6, 7, 8]
+    assert restore.best_step(tmp_path) == 8
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {"6", "7", "8"}, "nothing else lies in the directory"
 
@@ -244,8 +244,8 @@ def test_latest_and_best_are_kept_also_across_a_restart(tmp_path):
 def test_the_later_of_equally_good_steps_is_best(tmp_path):
     for keep, kept in [(1, [2, 3]), (3, [1, 2, 3])]:
         run = saved_run(tmp_path / str(keep), [(1, 20.0), (2, 20.0), (3, 30.0)], keep)
-        assert checkpoint.steps(run) == kept
-        assert checkpoint.best_step(run) == 2
+        assert restore.steps(run) == kept
+        assert restore.best_step(run) == 2
 
 
 def test_saving_a_saved_step_again_changes_nothing(run):
@@ -260,7 +260,7 @@ def test_leftovers_of_a_killed_save_are_removed_and_ignored(run):
     directory = run / "checkpoints"
     shutil.copytree(directory / "20", directory / "30.orbax-checkpoint-tmp")
     shutil.copytree(directory / "20", directory / "deleted" / "5")
-    assert checkpoint.steps(run) == [10, 20]
+    assert restore.steps(run) == [10, 20]
     resume(run)
     assert {path.name for path in directory.iterdir()} == {"10", "20"}
 
@@ -307,7 +307,7 @@ def test_every_byte_of_the_digest_counts(run):
             digest.write_bytes(
                 whole[:position] + bytes([whole[position] ^ bit]) + whole[position + 1 :]
             )
-            assert checkpoint._damage(step) == "SHA256SUMS is not as it was written"
+            assert digests.damage(step) == "SHA256SUMS is not as it was written"
 
 
 def test_the_run_goes_on_from_the_one_before_and_damage_can_come_twice(run):
@@ -321,7 +321,7 @@ def test_the_run_goes_on_from_the_one_before_and_damage_can_come_twice(run):
         assert (run / "checkpoints" / expected_name).is_dir()
         checkpoint.save(checkpoints, 20, params_of(20), state_of(20), {}, 30.0)
         checkpoint.finish(checkpoints)
-    assert checkpoint.steps(run) == [10, 20]
+    assert restore.steps(run) == [10, 20]
     _, (params, _, _), lines = resume(run)
     assert_same(params, params_of(20))
     assert lines == []
@@ -332,7 +332,7 @@ def test_an_older_damaged_checkpoint_is_found_too(run):
     _, (_, _, meta), lines = resume(run)
     assert meta["step"] == 20
     assert "metrics/metrics" in lines[0]
-    assert checkpoint.steps(run) == [20]
+    assert restore.steps(run) == [20]
 
 
 def test_with_none_readable_it_stops_every_time(run):
@@ -368,8 +368,8 @@ def test_a_later_format_is_refused_by_number_and_left_alone(run):
     before = contents(run)
     for attempt in (
         lambda: resume(run),
-        lambda: checkpoint.restore_params(run, abstract(params_of(0))),
-        lambda: checkpoint.read_meta(run, 20),
+        lambda: restore.restore_params(run, abstract(params_of(0))),
+        lambda: restore.read_meta(run, 20),
     ):
         with pytest.raises(UserError, match="format 7, this program reads up to 1"):
             attempt()
@@ -383,7 +383,7 @@ def test_a_later_format_is_refused_by_number_and_left_alone(run):
 def test_a_flipped_bit_in_the_format_is_damage_not_a_later_format(run):
     set_format(run / "checkpoints" / "20", 3)
     with pytest.raises(UserError, match="damaged"):
-        checkpoint.restore_params(run, abstract(params_of(0)))
+        restore.restore_params(run, abstract(params_of(0)))
     _, (_, _, meta), lines = resume(run)
     assert meta["step"] == 10
     assert "meta/metadata" in lines[0]
@@ -395,7 +395,7 @@ def test_a_checkpoint_of_another_net_names_what_differs(run):
     params["fc9"] = {"kernel": jnp.zeros((2, 2), jnp.bfloat16)}
     before = contents(run)
     with pytest.raises(UserError) as caught:
-        checkpoint.restore_params(run, abstract(params))
+        restore.restore_params(run, abstract(params))
     assert "conv1/bias is float32[16], expected float32[17]" in str(caught.value)
     assert "fc9/kernel is absent, expected bfloat16[2, 2]" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -413,7 +413,7 @@ def test_a_meta_that_is_no_meta_is_one_line(run, text):
     with pytest.raises(UserError):
         resume(run)
     with pytest.raises(UserError):
-        checkpoint.restore_params(run, abstract(params_of(0)))
+        restore.restore_params(run, abstract(params_of(0)))
 
 
 def test_a_digest_reads_no_file_outside_its_step(run):
@@ -421,7 +421,7 @@ def test_a_digest_reads_no_file_outside_its_step(run):
     digest = run / "checkpoints" / "20" / "SHA256SUMS"
     for name in ("../../../../../../../dev/zero", "/dev/zero", "pipe"):
         write_digest(digest, f"{'0' * 64}  {name}\n")
-        assert checkpoint._damage(digest.parent) == f"{name} is missing"
+        assert digests.damage(digest.parent) == f"{name} is missing"
 
 
 def restore_altered_files(run, cases):
@@ -437,7 +437,7 @@ def restore_altered_files(run, cases):
         (step / name).write_bytes(data[: rng.randint(0, 2 * len(data))])
         reseal(step)
         try:
-            checkpoint.restore_params(run, abstract(params_of(0)), 20)
+            restore.restore_params(run, abstract(params_of(0)), 20)
             print(json.dumps("restored"))
         except UserError as error:
             print(json.dumps(str(error)))
@@ -474,16 +474,16 @@ def test_restore_params_finds_latest_best_and_named_and_writes_nothing(tmp_path)
     shutil.copytree(run / "checkpoints" / "3", run / "checkpoints" / "9.orbax-checkpoint-tmp")
     before = contents(run)
     for step, expected in [(None, 3), (2, 2), ("best", 1)]:
-        params, meta = checkpoint.restore_params(run, abstract(params_of(0)), step)
+        params, meta = restore.restore_params(run, abstract(params_of(0)), step)
         assert_same(params, params_of(expected))
         assert meta["step"] == expected
-    assert checkpoint.best_step(run) == 1
+    assert restore.best_step(run) == 1
     flip_byte(run / "checkpoints" / "3" / "params" / "manifest.ocdbt")
     before["checkpoints/3/params/manifest.ocdbt"] = contents(run)[
         "checkpoints/3/params/manifest.ocdbt"
     ]
     with pytest.raises(UserError, match=r"params/manifest.ocdbt .* other steps there: 1, 2"):
-        checkpoint.restore_params(run, abstract(params_of(0)))
+        restore.restore_params(run, abstract(params_of(0)))
     assert contents(run) == before
 
 
@@ -506,7 +506,7 @@ def test_a_run_keeps_its_own_generator_of_random_numbers(tmp_path, named):
 
 def test_restore_params_needs_the_params_alone(run):
     shutil.rmtree(run / "checkpoints" / "20" / "state")
-    params, _ = checkpoint.restore_params(run, abstract(params_of(0)), 20)
+    params, _ = restore.restore_params(run, abstract(params_of(0)), 20)
     assert_same(params, params_of(20))
 
 
@@ -514,7 +514,7 @@ def test_restore_params_from_a_read_only_file_system(two_steps, small_disk):
     run = small_disk / "run"
     shutil.copytree(two_steps, run)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    params, _ = checkpoint.restore_params(run, abstract(params_of(0)), "best")
+    params, _ = restore.restore_params(run, abstract(params_of(0)), "best")
     assert_same(params, params_of(20))
     with pytest.raises(UserError, match="cannot write to"):
         checkpoint.open_checkpoints(run, keep=3)
@@ -522,15 +522,15 @@ def test_restore_params_from_a_read_only_file_system(two_steps, small_disk):
 
 def test_what_is_not_there_is_named(tmp_path, run):
     with pytest.raises(UserError, match="no work directory"):
-        checkpoint.restore_params(tmp_path / "missing", abstract(params_of(0)))
+        restore.restore_params(tmp_path / "missing", abstract(params_of(0)))
     with pytest.raises(UserError, match="no checkpoint in"):
-        checkpoint.restore_params(tmp_path, abstract(params_of(0)))
+        restore.restore_params(tmp_path, abstract(params_of(0)))
     with pytest.raises(UserError, match=r"of step 15 .* 10, 20"):
-        checkpoint.restore_params(run, abstract(params_of(0)), 15)
+        restore.restore_params(run, abstract(params_of(0)), 15)
     unrated = saved_run(tmp_path / "unrated", [(1, None), (2, None)])
-    assert checkpoint.restore_params(unrated, abstract(params_of(0)), "best")[1]["step"] == 2
+    assert restore.restore_params(unrated, abstract(params_of(0)), "best")[1]["step"] == 2
     first = saved_run(tmp_path / "first", [(0, 20.0), (1, 30.0)])
-    assert checkpoint.restore_params(first, abstract(params_of(0)), "best")[1]["step"] == 0
+    assert restore.restore_params(first, abstract(params_of(0)), "best")[1]["step"] == 0
 
 
 # Directories and disks
@@ -564,17 +564,18 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(small_disk, caplog):
         assert f"{run}/checkpoints/{step} failed (No space left on device)" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert not any(record.exc_info for record in caplog.records), "no traceback is logged"
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"1", "2"}
+    assert restore.steps(run) == [1, 2]
 
     (small_disk / "ballast").unlink()
     checkpoint.save(checkpoints, 5, params(5), {"step": jnp.int32(5)}, {}, 30.0)
     checkpoint.save(checkpoints, 6, params(6), {"step": jnp.int32(6)}, {}, 30.0)
     checkpoint.finish(checkpoints)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"1", "6"}, "no leftovers"
     assert checkpoint.verify(checkpoint.open_checkpoints(run, keep=1), no_log) == 6
-    for step in checkpoint.steps(run):
-        restored, _ = checkpoint.restore_params(run, abstract(params(0)), step)
+    for step in restore.steps(run):
+        restored, _ = restore.restore_params(run, abstract(params(0)), step)
         assert_same(restored, params(step))
-    assert checkpoint.steps(run) == [1, 6], "the best and the latest, as if nothing had failed"
+    assert restore.steps(run) == [1, 6], "the best and the latest, as if nothing had failed"
 
 
 # Kills
@@ -582,7 +583,7 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(small_disk, caplog):
 CHILD = """
     import os, shutil, signal, sys
     import jax, jax.numpy as jnp, numpy as np
-    from alexnet_jax.records import checkpoint
+    from alexnet_jax.records import checkpoint, digests, restore
 
     workdir, point = sys.argv[1], sys.argv[2]
 
@@ -619,13 +620,13 @@ CHILD = """
     while True:
         if point != "any" and step >= 4:
             if point == "before digest":
-                checkpoint._sha256 = die
+                checkpoint.digests._sha256 = die
             elif point == "before rename":
                 rename = os.rename
                 os.rename = lambda a, b: die() if str(b).endswith("/5") else rename(a, b)
             elif point == "after rename":
-                seal = checkpoint._seal
-                checkpoint._seal = lambda *paths: (seal(*paths), die())
+                seal = checkpoint.digests.seal
+                checkpoint.digests.seal = lambda *paths: (seal(*paths), die())
             elif point == "while deleting":
                 shutil.rmtree = half_rmtree
         step += 1
@@ -707,7 +708,7 @@ PAIR = """
 
     workdir, port, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
-    from alexnet_jax.records import checkpoint
+    from alexnet_jax.records import checkpoint, digests, restore
 
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
@@ -763,4 +764,4 @@ def test_two_processes_agree_on_what_to_restore(tmp_path):
     for output, logged in zip(outputs, (1, 0), strict=True):
         lines = [line for line in output.splitlines() if line[:1].isdigit()]
         assert lines == ["0 0 0", "1 3 0", f"2 5 {logged}"], "5: step 6 was damaged"
-    assert checkpoint.steps(tmp_path) == [7, 8]
+    assert restore.steps(tmp_path) == [7, 8]

@@ -13,7 +13,7 @@ from absl import flags
 
 from alexnet_jax import distributed
 from alexnet_jax.errors import UserError
-from alexnet_jax.records import checkpoint, lock
+from alexnet_jax.records import lock, restore
 from tests import tiny
 
 XLA_FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
@@ -138,7 +138,7 @@ def test_a_signal_to_one_process_stops_all(config_file, tmp_path, rank):
     processes[rank].send_signal(signal.SIGTERM)
     outputs = ended(processes)
     assert [process.returncode for process in processes] == [75, 75], outputs
-    step = checkpoint.steps(workdir)[-1]
+    step = restore.steps(workdir)[-1]
     assert step % 2 == 0  # they agree at logged steps
     assert f"at step {step} of 500000" in outputs[0]
 

@@ -14,7 +14,7 @@ from alexnet_jax.assemble import data_spec
 from alexnet_jax.data.plan import epoch_plan
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import load_run
-from alexnet_jax.records import checkpoint
+from alexnet_jax.records import restore
 from alexnet_jax.train import train
 from tests import tiny
 from tests.test_mistakes import line_of
@@ -44,7 +44,7 @@ def main(config_file, workdir, *flags):
 
 
 def saved_steps(workdir):
-    return checkpoint.steps(workdir) if workdir.exists() else []
+    return restore.steps(workdir) if workdir.exists() else []
 
 
 # Steps that are not finite

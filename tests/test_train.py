@@ -16,7 +16,7 @@ import pytest
 from alexnet_jax.config import load_config
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate, load_run
-from alexnet_jax.records import checkpoint
+from alexnet_jax.records import restore
 from alexnet_jax.train import train
 from tests import tiny
 
@@ -315,7 +315,7 @@ def test_sigterm_saves_and_exits_with_75(config_file, whole_run, tmp_path):
         assert process.returncode == 75, output
         assert "stopped by SIGTERM" in output
         step = int(output.split("at step ")[1].split()[0])
-        assert step in checkpoint.steps(workdir)
+        assert step in restore.steps(workdir)
     assert start(config_file, workdir).wait() == 0
     assert_same_run(workdir, whole_run)
 

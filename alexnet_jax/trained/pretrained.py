@@ -161,7 +161,7 @@ def _recipe(run) -> Recipe:
 def _open_run(workdir: Path, step: int | None) -> Pretrained:
     from alexnet_jax import evaluate
     from alexnet_jax.assemble import make_model
-    from alexnet_jax.records import checkpoint  # Orbax takes a second to import
+    from alexnet_jax.records import restore  # Orbax takes a second to import
 
     kept = cache.read(workdir / RECIPE)
     if kept is None:  # of a run from before it was kept, or damaged: the data set has it all
@@ -174,7 +174,7 @@ def _open_run(workdir: Path, step: int | None) -> Pretrained:
     recipe = Recipe(**arrays, **meta)
     model = make_model(config, len(class_names))
     abstract = _abstract(model, recipe.image_size)
-    params, _ = checkpoint.restore_params(workdir, abstract, "best" if step is None else step)
+    params, _ = restore.restore_params(workdir, abstract, "best" if step is None else step)
     return Pretrained(model, params, recipe, class_names, recipe)
 
 
