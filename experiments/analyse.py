@@ -1,10 +1,11 @@
 """What the trained nets of the sweeps show besides their errors: claims 1, 10, 14 and 15.
 
     python -m experiments.analyse [averaging|views|specialisation|neighbours …]
-        [--out=runs/sweeps] [--data_dir=DIR]
+        [--out=runs/sweeps] [--data_dir=DIR] [--record]
 
-Reads the checkpoints of finished runs in --out, trains nothing, and writes
-experiments/results/NAME/runs.jsonl. What each is, `experiments.definition.ANALYSES` says.
+Reads the checkpoints of finished runs in --out, trains nothing, and prints what it measured;
+--record writes experiments/results/NAME/runs.jsonl. What each is, `experiments.definition.ANALYSES`
+says.
 """
 
 import functools
@@ -203,7 +204,7 @@ def loader(out: Path, data_dir: str = "") -> Callable[[Cell], Trained]:
 
 
 def main(names: Sequence[str]) -> None:
-    """Analyses, and records."""
+    """Analyses, and records if told to."""
     for name in names:
         choose(name, KINDS, "analysis")
     out = Path(flags.FLAGS.out)
@@ -214,11 +215,15 @@ def main(names: Sequence[str]) -> None:
         if (kind := NEEDED.get(name, "baseline")) not in runs:
             raise UserError(f"{name}: no finished {kind} run in '{out}': run experiments/sweeps")
         lines = [{**line, **produced} for line in KINDS[name](runs, load)]
-        write_records(name, lines)
-        say(f"{name}: {len(lines)} lines")
+        for line in lines:
+            measures = ", ".join(f"{key} {value:.4g}" for key, value in line["measures"].items())
+            say(f"{name}: {line['variant']}, {line['seed']}: {measures}")
+        if flags.FLAGS.record:
+            write_records(name, lines)
 
 
 if __name__ == "__main__":
     cli.define_path("out", "runs/sweeps", "Where the runs of the sweeps are.")
     flags.DEFINE_string("data_dir", "", "Where TFDS's data sets lie.")
+    flags.DEFINE_boolean("record", False, "Write experiments/results/NAME/runs.jsonl.")
     cli.run(main, takes_files=True)

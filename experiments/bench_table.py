@@ -3,13 +3,16 @@
     python -m experiments.bench_table
 
 prints it as Markdown from experiments/results/bench/*.jsonl, which `python -m alexnet_jax.bench
-MODE … --record` appends to. A row takes the newest record of its configuration and overrides.
+MODE … --record` appends to; `python -m experiments.tables --write` puts it into the README. A row
+takes the newest record of its configuration and overrides.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from alexnet_jax import cli
 
 RESULTS = Path(__file__).parent / "results" / "bench"
 PAPER = {"batch_size": 64, "data.image_size": 227, "mesh.data": 1}
@@ -131,8 +134,13 @@ def table(results: Path = RESULTS) -> str:
                 continue
             break
         lines.append(f"| {row.what} | {row.target} | {shown} | {device} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
+
+
+def main(_) -> None:
+    """Prints the table."""
+    print(table(), end="")
 
 
 if __name__ == "__main__":
-    print(table())
+    cli.run(main)

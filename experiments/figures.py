@@ -1,8 +1,10 @@
 """The paper's figures, drawn from recorded results and from checkpoints.
 
     python -m experiments.figures [NAME …] [--out=runs/sweeps] [--workdir=RUN] [--data_dir=DIR]
+        [--write]
 
-Writes experiments/figures/NAME.png and .svg. Without names: all whose records or runs are there.
+Draws runs/figures/NAME.png and .svg; with --write the published ones, experiments/figures.
+Without names: all whose records or runs are there.
 Kernels, predictions and neighbours are of the run in --workdir, or else of seed 0: kernels of
 sweeps/kernels.py, the others of the bench's baseline.
 """
@@ -30,7 +32,8 @@ from experiments.compare import TARGET, AtLeast, by_seed, curve
 from experiments.definition import Sweep, studies
 from experiments.record import read_records
 
-FOLDER = Path(__file__).parent / "figures"
+PUBLISHED = Path(__file__).parent / "figures"
+DRAWN = Path("runs/figures")
 COLOURS = ("#1f5fa8", "#d1495b", "#4f9d69", "#8a6bbe")
 INK = "#222222"
 SHOWN = 8  # validation images in Figure 4
@@ -64,16 +67,16 @@ def _axes(width: float, height: float, **options):
     return figure, axes
 
 
-def _save(figure: Figure, name: str) -> None:
-    FOLDER.mkdir(exist_ok=True)
+def _save(figure: Figure, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for suffix in ("png", "svg"):
         # Without a date, and with names that don't change, the same records give the same file.
         extra = {"metadata": {"Date": None}} if suffix == "svg" else {}
         with rc_context({"svg.hashsalt": name}):
-            figure.savefig(FOLDER / f"{name}.{suffix}", **extra)
+            figure.savefig(folder / f"{name}.{suffix}", **extra)
 
 
-def activations(name: str) -> None:
+def activations(name: str, folder: Path) -> None:
     """Figure 1: training error over epochs of each activation, a line a seed, and 25%."""
     sweep, lines = records(name)
     figure, axes = _axes(5.6, 3.8)
@@ -98,7 +101,7 @@ def activations(name: str) -> None:
     axes.set(xlabel="epochs", ylabel="training error, %", ylim=(0, 92), xlim=(0, None))
     axes.set_title(_title(reached), fontsize=9, loc="left")
     axes.legend(fontsize=8, frameon=False)
-    _save(figure, name)
+    _save(figure, folder, name)
 
 
 def _points(lines: Sequence[dict], name: str) -> tuple[list, list]:
@@ -112,7 +115,7 @@ def _title(reached: dict[str, float]) -> str:
     return paper
 
 
-def dropout(name: str) -> None:
+def dropout(name: str, folder: Path) -> None:
     """Training and validation error, and validation loss, with and without dropout."""
     sweep, lines = records(name)
     figure, (errors, losses) = _axes(8.0, 3.6, ncols=2)
@@ -135,10 +138,10 @@ def dropout(name: str) -> None:
         "training error: as the steps see it, with their dropout", fontsize=9, loc="left"
     )
     losses.set_title("the paper: about twice the iterations with dropout", fontsize=9, loc="left")
-    _save(figure, name)
+    _save(figure, folder, name)
 
 
-def dropout_pooling(name: str) -> None:
+def dropout_pooling(name: str, folder: Path) -> None:
     """A heat map of the mean validation error of each cell, with its deviation over seeds."""
     _, lines = records(name)
     cells = {line["variant"]: None for line in lines}
@@ -171,10 +174,10 @@ def dropout_pooling(name: str) -> None:
         "mean and deviation over seeds; framed: the paper's choice", fontsize=9, loc="left"
     )
     axes.spines[:].set_visible(False)
-    _save(figure, name)
+    _save(figure, folder, name)
 
 
-def architecture(name: str) -> None:
+def architecture(name: str, folder: Path) -> None:
     """Figure 2: the paper's net, from the module itself; an arrow wherever a layer reads."""
     model = models.create("alexnet")
     table = models.operations(model, 224)
@@ -212,7 +215,7 @@ def architecture(name: str) -> None:
         before = here
     axes.set(xlim=(-0.5, x + 0.6), ylim=(-3.1, 5.2))
     axes.text(-0.4, -3, "two towers; red: what crosses between them", fontsize=9, color=INK)
-    _save(figure, name)
+    _save(figure, folder, name)
 
 
 def _box(axes, x, y, width, height, text, colour) -> None:
@@ -247,7 +250,7 @@ class Runs:
         return analyse.loader(self.out, self.data_dir)(found[kind][0])
 
 
-def kernels(name: str, runs: Runs) -> None:
+def kernels(name: str, folder: Path, runs: Runs) -> None:
     """Figure 3: conv1's kernels, one tower's above the other's, each by its colour energy."""
     run, params = runs.of("kernels")
     kernel = np.asarray(params["conv1"]["kernel"])
@@ -270,10 +273,10 @@ def kernels(name: str, runs: Runs) -> None:
     what = f"conv1's {kernel.shape[-1]} kernels of {size}×{size}×3, each on its own scale"
     net = f"{run.config.data.name}, {run.config.data.image_size} pixels, seed {run.config.seed}"
     figure.suptitle(f"{what}: {net}", fontsize=9, x=0.01, ha="left", color=INK)
-    _save(figure, name)
+    _save(figure, folder, name)
 
 
-def predictions(name: str, runs: Runs) -> None:
+def predictions(name: str, folder: Path, runs: Runs) -> None:
     """Figure 4: validation images with their likeliest classes, and their nearest neighbours."""
     run, params = runs.of("baseline")
     spec = run.data.spec
@@ -293,10 +296,10 @@ def predictions(name: str, runs: Runs) -> None:
         shown.append(plots.Prediction(title=right, image=image, bars=bars, right=right))
         rows = [(base["images"][p], float(d)) for p, d in zip(places, far, strict=True)]
         neighbours.append(plots.Neighbours(image, rows))
-    FOLDER.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for suffix in ("png", "svg"):
-        plots.predictions(str(FOLDER / f"{name}.{suffix}"), shown)
-        plots.neighbours(str(FOLDER / f"neighbours.{suffix}"), neighbours)
+        plots.predictions(str(folder / f"{name}.{suffix}"), shown)
+        plots.neighbours(str(folder / f"neighbours.{suffix}"), neighbours)
 
 
 FROM_RECORDS: dict[str, Callable] = {
@@ -313,23 +316,25 @@ def main(chosen: Sequence[str]) -> None:
     """Draws."""
     for name in chosen:
         choose(name, (*FROM_RECORDS, *FROM_RUNS), "figure")
+    folder = PUBLISHED if flags.FLAGS.write else DRAWN
     runs = Runs(Path(flags.FLAGS.out), flags.FLAGS.data_dir, flags.FLAGS.workdir)
     for name in chosen or (*FROM_RECORDS, *FROM_RUNS):
         try:
             if name in FROM_RECORDS:
-                FROM_RECORDS[name](name)
+                FROM_RECORDS[name](name, folder)
             else:
-                FROM_RUNS[name](name, runs)
+                FROM_RUNS[name](name, folder, runs)
         except Missing as error:
             if chosen:
                 raise
             say(f"{name}: {error}")
         else:
-            say(f"{name}: {FOLDER / name}.png, .svg")
+            say(f"{name}: {folder / name}.png, .svg")
 
 
 if __name__ == "__main__":
     cli.define_path("out", "runs/sweeps", "Where the runs of the sweeps are.")
     cli.define_path("workdir", None, "The run whose kernels and predictions are drawn.")
     flags.DEFINE_string("data_dir", "", "Where TFDS's data sets lie.")
+    flags.DEFINE_boolean("write", False, "Draw the published figures anew.")
     cli.run(main, takes_files=True)

@@ -1,8 +1,9 @@
 """The paper's claims: what it says, what came out here, a verdict each, and all findings behind it.
 
-    python -m experiments.ledger [--check]
+    python -m experiments.ledger [--write | --check]
 
-Writes experiments/ledger.md from the recorded results; --check fails when it differs from them.
+Prints experiments/ledger.md as the recorded results have it; --write writes it, and --check fails
+when it differs from them.
 """
 
 import json
@@ -11,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-from absl import flags
 
 from alexnet_jax import cli, models
-from alexnet_jax.console import layer_rows, say
-from experiments import findings, record
+from alexnet_jax.console import layer_rows
+from experiments import findings, pages, record
 from experiments.compare import MEASURES
 from experiments.findings import Finding
 from experiments.tabulate import markdown
@@ -251,8 +251,8 @@ def text() -> str:
 {summary([judge(claim) for claim in CLAIMS])}
 Each claim is judged by one finding, chosen in `experiments/findings.py` before its runs.
 
-Made by `python -m experiments.ledger` from the records in `experiments/results`, not by hand. Bench
-scale: small nets on Imagenette at 32 pixels and on CIFAR-10 (re-encoded as JPEG).
+Made by `python -m experiments.ledger --write` from the records in `experiments/results`, not by
+hand. Bench scale: small nets on Imagenette at 32 pixels and on CIFAR-10 (re-encoded as JPEG).
 
 {markdown(grid(), numbers=False)}
 ## All findings
@@ -269,17 +269,11 @@ leaves the paper's number out, and "not visible" that these seeds cannot tell.
 
 
 def main(_) -> int:
-    """Writes or checks the ledger; returns the exit status."""
+    """Prints, writes or checks the ledger; returns the exit status."""
     jax.config.update("jax_platforms", "cpu")  # only shapes are computed
-    if flags.FLAGS.check:
-        same = PATH.exists() and PATH.read_text() == text()
-        say(f"{PATH} {'is' if same else 'is not'} what the records say")
-        return 0 if same else 1
-    PATH.write_text(text())
-    say(f"written: {PATH}")
-    return 0
+    return pages.answer(PATH, text())
 
 
 if __name__ == "__main__":
-    flags.DEFINE_boolean("check", False, "Only compare the file with the records.")
+    pages.define_flags("experiments/ledger.md")
     cli.run(main)

@@ -65,9 +65,11 @@ def main(_) -> None:
         "largest_mib": max(mib for _, mib in samples),
         "resident_mib": samples,
     }
-    files.append_json(RESULTS, record)
-    print(f"recorded in {RESULTS.relative_to(provenance.ROOT)}")
+    if flags.FLAGS.record:
+        files.append_json(RESULTS, record)
+        print(f"recorded in {RESULTS.relative_to(provenance.ROOT)}")
 
 
 if __name__ == "__main__":
+    flags.DEFINE_boolean("record", False, "Append the result to experiments/results/loader_memory.")
     cli.run(main)

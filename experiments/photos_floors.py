@@ -136,9 +136,11 @@ def main(_) -> None:
         "top1_error": {name: error for name, (error, _) in floors.items()},
         "variants": variants,
     }
-    files.append_json(RESULTS, record)
-    print(f"recorded in {RESULTS.relative_to(provenance.ROOT)}")
+    if flags.FLAGS.record:
+        files.append_json(RESULTS, record)
+        print(f"recorded in {RESULTS.relative_to(provenance.ROOT)}")
 
 
 if __name__ == "__main__":
+    flags.DEFINE_boolean("record", False, "Append the result to experiments/results/photos_floors.")
     cli.run(main)

@@ -26,11 +26,13 @@ def commands(claim: Claim, options: list[str]) -> list[tuple[list[str], str]]:
     lines = []
     for name in claim.names:
         if name in analyses:
-            lines.append((["experiments.analyse", name, *_kept(options, "data_dir", "out")], ""))
+            lines.append(
+                (["experiments.analyse", name, "--record", *_kept(options, "data_dir", "out")], "")
+            )
         else:
             file = f"experiments/sweeps/{name}.py"
             lines.append((["experiments.sweep", file, *options], cost(known[name])))
-    lines += [(["experiments.tables"], "seconds"), (["experiments.ledger"], "seconds")]
+    lines += [([f"experiments.{each}", "--write"], "seconds") for each in ("tables", "ledger")]
     return [([sys.executable, "-m", *line], said) for line, said in lines]
 
 

@@ -79,11 +79,15 @@ def main(_) -> None:
         "together": timing.spread(times["together"]),
         **ratios,
     }
-    files.append_json(RESULTS, record)
-    print(f"recorded in {RESULTS.relative_to(provenance.ROOT)}")
+    if flags.FLAGS.record:
+        files.append_json(RESULTS, record)
+        print(f"recorded in {RESULTS.relative_to(provenance.ROOT)}")
 
 
 if __name__ == "__main__":
     cli.define_config()
     flags.DEFINE_integer("seeds", 3, "Seeds to train together.", lower_bound=2)
+    flags.DEFINE_boolean(
+        "record", False, "Append the result to experiments/results/seeds_together."
+    )
     cli.run(main)

@@ -2,13 +2,15 @@
 
     python -m experiments.tables [NAME …] [--write | --check]
 
-Prints the tables of the named sweeps, by default of all that have records, and keeps each beside
-its records as experiments/results/NAME/table.md, .csv and .tex. --write fills the README's blocks
+Prints the tables of the named sweeps, by default of all that have records. --write keeps each
+beside its records, as experiments/results/NAME/table.md, .csv and .tex, and fills the README's
+blocks
 
     <!-- table: NAME -->
     <!-- end -->
 
-where NAME may also be `ledger`, and --check fails when they differ from the records.
+where NAME may also be `ledger` or `speed`; --check fails where any of these differs from the
+records.
 """
 
 import csv
@@ -23,7 +25,7 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.console import say
 from alexnet_jax.errors import UserError, choose
-from experiments import findings, ledger, record
+from experiments import bench_table, findings, ledger, pages, record
 from experiments.definition import ROOT, Sweep, studies
 from experiments.tabulate import grid, markdown, rows
 
@@ -44,7 +46,7 @@ def latex(texts: Sequence[Sequence[str]]) -> str:
 
 
 def comma_separated(sweep: Sweep, lines: Sequence[dict]) -> str:
-    """A line for each variant and measure, with unrounded numbers."""
+    """A line for each variant and measure, with twelve digits of each number."""
     names = ("variant", "measure", "mean", "sd", "n", "difference", "low", "high", "paper")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -57,15 +59,23 @@ def comma_separated(sweep: Sweep, lines: Sequence[dict]) -> str:
             found = row.against.get(name)
             against = (found.mean, found.low, found.high) if found else (None,) * 3
             said = sweep.said(row.variant, name)
-            writer.writerow([row.variant, name, mean, sd, len(known), *against, said])
+            numbers = (mean, sd, len(known), *against, said)
+            writer.writerow([row.variant, name, *map(_same_anywhere, numbers)])
     return out.getvalue()
+
+
+def _same_anywhere(value):
+    """A number without its last digits, in which machines differ."""
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def block(name: str) -> str:
     """What stands in the README's block of that name."""
     if name == "ledger":
         return markdown(ledger.grid(short=True), numbers=False)
-    sweep = studies()[choose(name, (*studies(), "ledger"), "table")]
+    if name == "speed":
+        return bench_table.table()
+    sweep = studies()[choose(name, (*studies(), "ledger", "speed"), "table")]
     return markdown(grid(sweep, findings.records(sweep)))
 
 
@@ -81,42 +91,45 @@ def differing(text: str) -> list[str]:
     return [match[1] for match in BLOCK.finditer(text) if match[2] != block(match[1])]
 
 
-def write(sweep: Sweep, lines: Sequence[dict]) -> None:
-    """Keeps the sweep's table beside its records."""
-    folder = record.RESULTS / sweep.name
-    texts = grid(sweep, lines)
-    (folder / "table.md").write_text(f"{sweep.about}\n\n{markdown(texts)}")
-    (folder / "table.csv").write_text(comma_separated(sweep, lines))
-    (folder / "table.tex").write_text(latex(texts))
+def files(sweep: Sweep, lines: Sequence[dict]) -> dict[Path, str]:
+    """What is kept beside the sweep's records: {file: its text}."""
+    folder, texts = record.RESULTS / sweep.name, grid(sweep, lines)
+    return {
+        folder / "table.md": f"{sweep.about}\n\n{markdown(texts)}",
+        folder / "table.csv": comma_separated(sweep, lines),
+        folder / "table.tex": latex(texts),
+    }
 
 
 def main(names: list[str]) -> int:
-    """Prints and keeps the tables; returns the exit status."""
-    readme = Path(flags.FLAGS.readme)
-    if flags.FLAGS.check:
-        wrong = differing(readme.read_text())
-        for name in wrong:
-            say(f"{readme}: table '{name}' differs from the records; --write renews it")
-        return 1 if wrong else 0
-    if flags.FLAGS.write:
-        readme.write_text(filled(readme.read_text()))
-        return 0
+    """Prints, writes or checks the tables; returns the exit status."""
     known = studies()
     for name in names:
         choose(name, known, "table")
         if not record.read_records(name):
             raise UserError(f"no records of '{name}': run experiments/sweeps/{name}.py")
+    readme, kept = Path(flags.FLAGS.readme), {}
     for name, sweep in known.items():
         if names and name not in names:
             continue
         if lines := findings.records(sweep):
-            write(sweep, lines)
-            print(f"{name}: {sweep.about.splitlines()[0]}\n\n{markdown(grid(sweep, lines))}")
+            kept |= files(sweep, lines)
+            if not (flags.FLAGS.check or flags.FLAGS.write):
+                print(f"{name}: {sweep.about.splitlines()[0]}\n\n{markdown(grid(sweep, lines))}")
+    if flags.FLAGS.check:
+        wrong = [str(path) for path, text in kept.items() if not pages.is_current(path, text)]
+        wrong += [f"{readme}, table '{name}'," for name in differing(readme.read_text())]
+        for name in wrong:
+            say(f"{name} differs from the records; --write renews it")
+        return 1 if wrong else 0
+    if flags.FLAGS.write:
+        for path, text in kept.items():
+            path.write_text(text)
+        readme.write_text(filled(readme.read_text()))
     return 0
 
 
 if __name__ == "__main__":
-    flags.DEFINE_boolean("check", False, "Only compare the README's tables with the records.")
-    flags.DEFINE_boolean("write", False, "Only write the README's tables anew.")
+    pages.define_flags("the tables beside the records and in the README")
     flags.DEFINE_string("readme", str(ROOT / "README.md"), "The file with the blocks.")
     cli.run(main, takes_files=True)

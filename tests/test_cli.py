@@ -18,6 +18,7 @@ from tests import tiny
 FORKS = """
 import json, os, runpy, sys
 from alexnet_jax import bench, prepare, train
+from experiments import figures, scale, tables
 
 for number, (module, *arguments) in enumerate(json.loads(sys.argv[1])):
     sys.stdout.flush()
@@ -39,6 +40,11 @@ HELP = {
     "alexnet_jax.classify": ["--workdir=", "--weights=", "Default: 5."],
     "alexnet_jax.bench": ["step|layers|input|train|comms", "\ncomms ", "--[no]record"],
     "alexnet_jax.export": ["--to=stablehlo|safetensors|torchvision"],
+    **{
+        f"experiments.{name}": ["--[no]write", "--[no]check"]
+        for name in ("scale", "tables", "ledger")
+    },
+    "experiments.figures": ["--[no]write"],
 }
 
 DEFAULT = "--config=configs/default.py"

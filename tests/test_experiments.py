@@ -22,6 +22,7 @@ from experiments import (
     ledger,
     record,
     reproduce,
+    scale,
     seeds_together,
     tables,
     tabulate,
@@ -236,10 +237,10 @@ def test_a_claim_is_reproduced_by_its_commands():
     lines = reproduce.commands(claim, ["--jobs=2", "--out=o", "--data_dir=d"])
     said = [" ".join(command[2:]) for command, _ in lines]
     assert said == [
-        "experiments.analyse averaging --out=o --data_dir=d",
+        "experiments.analyse averaging --record --out=o --data_dir=d",
         "experiments.sweep experiments/sweeps/pretraining.py --jobs=2 --out=o --data_dir=d",
-        "experiments.tables",
-        "experiments.ledger",
+        "experiments.tables --write",
+        "experiments.ledger --write",
     ]
     assert "9 runs, some" in lines[1][1]
     with pytest.raises(UserError, match="name one claim, from 1 to 17"):
@@ -285,8 +286,12 @@ def test_every_claim_of_a_sweep_has_its_row_and_its_primary_finding():
 
 def test_the_projects_own_tables_are_those_of_its_records():
     assert tables.differing((tiny.ROOT / "README.md").read_text()) == []
-    if ledger.PATH.exists():
-        assert ledger.PATH.read_text() == ledger.text()
+    assert ledger.PATH.read_text() == ledger.text()
+    assert scale.PAGE.read_text() == scale.page()
+    for name, sweep in definition.studies().items():
+        if lines := findings.records(sweep):
+            for path, text in tables.files(sweep, lines).items():
+                assert path.read_text() == text, name
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +382,6 @@ def test_low_frequencies_are_those_of_smooth_kernels():
 def drawn(tmp_path, monkeypatch):
     """Where figures go."""
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(figures, "FOLDER", tmp_path / "figures")
     # Texts stay texts in the SVG, so that they can be read here.
     import matplotlib
 
@@ -392,7 +396,7 @@ def test_figure_1_marks_where_each_activation_gets_to_25(results, drawn):
     slow = line("sigmoid", 0, 30.0)
     slow["curve"] = slow["curve"][:3]
     record.write_records("activations", [*record.read_records("activations"), slow])
-    figures.activations("activations")
+    figures.activations("activations", drawn)
     text = (drawn / "activations.svg").read_text()
     assert "2.0 epochs" in text
     assert "ReLU 1.0× sooner than tanh; the paper's Figure 1: ReLU 6× sooner than tanh" in text
@@ -401,7 +405,7 @@ def test_figure_1_marks_where_each_activation_gets_to_25(results, drawn):
 
 
 def test_the_architecture_is_the_modules(drawn):
-    figures.architecture("architecture")
+    figures.architecture("architecture", drawn)
     text = (drawn / "architecture.svg").read_text()
     for part in ("conv1", "55×55×48", "13×13×192", "27×27×128", "2048", "1000", "11×11/4"):
         assert part in text
@@ -413,7 +417,7 @@ def test_the_heat_map_has_every_cell(results, drawn):
         "dropout_pooling",
         [line(v, s, 30.0 + n + s) for n, v in enumerate(sweep.variants) for s in (0, 2)],
     )
-    figures.dropout_pooling("dropout_pooling")
+    figures.dropout_pooling("dropout_pooling", drawn)
     text = (drawn / "dropout_pooling.svg").read_text()
     for number in range(12):
         assert f"{31 + number}.0" in text
@@ -423,7 +427,7 @@ def test_the_heat_map_has_every_cell(results, drawn):
 
 def test_curves_of_dropout(results, drawn):
     record.write_records("dropout", [line(v, 0, 30.0) for v in ("baseline", "no dropout")])
-    figures.dropout("dropout")
+    figures.dropout("dropout", drawn)
     text = (drawn / "dropout.svg").read_text()
     assert "no dropout, training" in text
     assert "dropout 0.5, validation" in text
@@ -432,8 +436,8 @@ def test_curves_of_dropout(results, drawn):
 def test_figures_3_and_4_from_a_net(nets, drawn, monkeypatch):
     runs, load = nets
     found = SimpleNamespace(of=lambda kind: load(runs["baseline"][0]))
-    figures.kernels("kernels", found)
-    figures.predictions("predictions", found)
+    figures.kernels("kernels", drawn, found)
+    figures.predictions("predictions", drawn, found)
     assert "of the energy in colour" in (drawn / "kernels.svg").read_text()
     assert "gravel" in (drawn / "predictions.svg").read_text()
     assert (drawn / "neighbours.png").exists()
@@ -441,7 +445,7 @@ def test_figures_3_and_4_from_a_net(nets, drawn, monkeypatch):
 
 def test_a_figure_without_records_says_how_to_make_them(results, drawn):
     with pytest.raises(UserError, match=r"run experiments/sweeps/activations\.py"):
-        figures.activations("activations")
+        figures.activations("activations", drawn)
 
 
 def test_commands_refuse_what_they_do_not_know():
