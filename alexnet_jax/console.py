@@ -82,27 +82,42 @@ def layer_table(
     _console().print(table)
 
 
-def epoch_line(
+def epoch_lines(
     epoch: int,
     num_epochs: int,
-    step: int,
     train: Mapping[str, float],
     evaluated: Mapping[str, float] | None = None,
     images_per_second: float | None = None,
     split: str = "validation",
     num_classes: int = TOP5_CLASSES,
-) -> str:
-    """One line for a finished epoch (counted from 1): loss and errors in percent, as
-    `metrics.summarize` names them, of the training images and of the evaluated split."""
-    if num_classes < TOP5_CLASSES:
-        train, evaluated = _without_top5(train), _without_top5(evaluated)
-    parts = [f"epoch {epoch:>{len(str(num_epochs))}}/{num_epochs}", f"step {step}"]
-    parts.append(_measures("train", train))
+) -> tuple[str, str]:
+    """The titles and the numbers of a finished epoch, one line each, to stand below each other.
+
+    Args:
+        epoch: counted from 1.
+        train: loss and errors in percent of the training images, as `metrics.summarize` names them.
+        evaluated: the same of the split that is evaluated, called `split`.
+
+    Returns:
+        Lines of at most 80 columns, but for more than 999 epochs.
+    """
+    columns = [("", f"epoch {epoch:>{len(str(num_epochs))}}/{num_epochs}")]
+    columns += [("train loss", f"{train['loss']:.4f}"), ("top-1", f"{train['top1_error']:.2f}%")]
     if evaluated:
-        parts.append(_measures(split, evaluated))
+        columns.append((f"{split[:13]} loss", f"{evaluated['loss']:.4f}"))
+        columns.append(("top-1", f"{evaluated['top1_error']:.2f}%"))
+        if num_classes >= TOP5_CLASSES:
+            columns.append(("top-5", f"{evaluated['top5_error']:.2f}%"))
     if images_per_second is not None:
-        parts.append(_speed(images_per_second))
-    return "  ".join(parts)
+        columns.append(("images/s", _speed(images_per_second)))
+    widths = [max(len(title), len("10.00%")) for title, _ in columns]
+    return tuple(
+        "  ".join(
+            text.rjust(width)
+            for text, width in zip(texts, [len(columns[0][1]), *widths[1:]], strict=True)
+        )
+        for texts in zip(*columns, strict=True)
+    )
 
 
 def errors(values: Mapping[str, float], num_classes: int) -> str:
@@ -136,7 +151,7 @@ class Progress:
         self._first = self._last = (start_step, self._start)  # (step, time without pauses)
         self._paused = 0.0
         self._line_at = -math.inf
-        self._state = ""
+        self._state = self._titles = ""
         self._bar = None
         self._stack = contextlib.ExitStack()
 
@@ -174,9 +189,22 @@ class Progress:
         # The first update ends the compilation, which no rate should include.
         self._first = here if self._first[0] == self._start_step else self._first
         self._last = here
-        self._state = f"{_speed(self.images_per_second)}  loss {loss:.4g}  {self._left(now)}"
+        self._state = (
+            f"{_speed(self.images_per_second)} images/s  loss {loss:.4g}  {self._left(now)}"
+        )
         self.advance(step)
         return rate
+
+    def say_epoch(
+        self, epoch: int, num_epochs: int, train: Mapping, evaluated: Mapping | None, **names
+    ) -> None:
+        """Prints what `epoch_lines` makes of a finished epoch, its titles where they are new."""
+        rate = self.images_per_second or None
+        titles, numbers = epoch_lines(epoch, num_epochs, train, evaluated, rate, **names)
+        if titles != self._titles:
+            say(titles, enabled=self._enabled)
+        self._titles = titles
+        say(numbers, enabled=self._enabled)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -316,22 +344,7 @@ def _count(params) -> int:
 def _speed(images_per_second: float) -> str:
     """Two digits where fewer would round a slow net's rate to 0."""
     digits = ",.0f" if images_per_second >= 9.5 else ".2g"
-    return f"{images_per_second:{digits}} images/s"
-
-
-def _without_top5(values: Mapping[str, float] | None) -> dict[str, float]:
-    return {name: value for name, value in (values or {}).items() if name != "top5_error"}
-
-
-def _measures(split: str, values: Mapping[str, float]) -> str:
-    shown = (
-        ("loss", "loss {:.4f}"),
-        ("top1_error", "top-1 {:.2f}%"),
-        ("top5_error", "top-5 {:.2f}%"),
-    )
-    return f"{split} " + " ".join(
-        form.format(values[name]) for name, form in shown if name in values
-    )
+    return f"{images_per_second:{digits}}"
 
 
 def duration(seconds: float) -> str:

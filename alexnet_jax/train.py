@@ -269,17 +269,14 @@ def _end_epoch(session: Session, state: TrainState, step: int, last: dict | None
     kernels = jax.device_get(session.watching.kernels(state.params))
     with _save_errors(run.config):
         session.writer.image("conv1", watch.kernel_grid(kernels, run.model.towers), step)
-    line = console.epoch_line(
+    session.progress.say_epoch(
         -(-step // run.steps_per_epoch),
         -(-run.total_steps // run.steps_per_epoch),
-        step,
         trained,
         last if last and last["step"] == step else None,
-        session.progress.images_per_second or None,
         split=run.eval_split_name,
         num_classes=run.model.num_classes,
     )
-    _say(line)
     if step % run.steps_per_epoch:  # the run ends in the middle of it, and may be made longer
         return state
     return state.replace(since_epoch=run.zero_sums())

@@ -78,16 +78,30 @@ def test_lines_are_printed_as_they_are(capsys):
     assert capsys.readouterr().out == text + "\n"
 
 
-def test_epoch_line_names_losses_and_errors():
+def test_epoch_lines_name_losses_and_errors():
     train = {"loss": 2.5, "top1_error": 50.0}
     validation = {"loss": 2.0, "top1_error": 44.4444, "top5_error": 12.3456}
-    assert console.epoch_line(3, 40, 300, train, validation, 1234.5) == (
-        "epoch  3/40  step 300  train loss 2.5000 top-1 50.00%  "
-        "validation loss 2.0000 top-1 44.44% top-5 12.35%  1,234 images/s"
+    assert console.epoch_lines(3, 40, train, validation, 1234.5) == (
+        "             train loss   top-1  validation loss   top-1   top-5  images/s",
+        "epoch  3/40      2.5000  50.00%           2.0000  44.44%  12.35%     1,234",
     )
-    assert console.epoch_line(3, 3, 9, train) == (
-        "epoch 3/3  step 9  train loss 2.5000 top-1 50.00%"
+    assert console.epoch_lines(3, 3, train) == (
+        "           train loss   top-1",
+        "epoch 3/3      2.5000  50.00%",
     )
+    few = console.epoch_lines(999, 999, train, validation, 12345, "train[90%:95%]", num_classes=5)
+    assert "top-5" not in few[0]
+    many = console.epoch_lines(999, 999, train, validation, 12345, "train[90%:95%]")
+    assert max(map(len, many)) <= 80
+
+
+def test_the_titles_of_epochs_are_said_once(capsys):
+    train = {"loss": 2.5, "top1_error": 50.0}
+    progress = console.Progress(10, 8)
+    for epoch in range(1, 4):
+        progress.say_epoch(epoch, 3, train, train if epoch == 3 else None, num_classes=2)
+    out = capsys.readouterr().out.splitlines()
+    assert [line.startswith("epoch") for line in out] == [False, True, True, False, True]
 
 
 def test_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
