@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import bench_layers, models
-from alexnet_jax.bench import timing
+from alexnet_jax import models
+from alexnet_jax.bench import layers, timing
 from alexnet_jax.config import load_config
 from experiments import bench_table
 from tests import tiny
@@ -64,19 +64,19 @@ def test_turns_are_taken_in_turn_after_a_warm_up(monkeypatch):
 
 def test_operations_of_the_papers_net():
     """Against the sum by hand from the paper's sizes, section 3.5."""
-    flops = bench_layers.layer_flops(models.create("alexnet"), 224)
+    flops = layers.layer_flops(models.create("alexnet"), 224)
     assert flops["conv1"] == 2 * 55 * 55 * 96 * 11 * 11 * 3
     assert flops["conv2"] == 2 * 27 * 27 * 256 * 5 * 5 * 48  # each map reads one tower
     assert flops["conv3"] == 2 * 13 * 13 * 384 * 3 * 3 * 256
     assert flops["fc6"] == 2 * 6 * 6 * 256 * 4096
     assert flops["fc8"] == 2 * 4096 * 1000
     # measurements.md, A7: 264.6 GFLOP for a batch of 64.
-    step = bench_layers.step_flops(models.create("alexnet"), 224, 64)
+    step = layers.step_flops(models.create("alexnet"), 224, 64)
     assert step == pytest.approx(264.6e9, rel=2e-3)
 
 
 def test_untied_layers_are_counted_by_place():
-    flops = bench_layers.layer_flops(models.create("cifar_13pct"), 24)
+    flops = layers.layer_flops(models.create("cifar_13pct"), 24)
     assert flops["local3"] == 2 * 6 * 6 * 32 * 3 * 3 * 64
 
 
@@ -111,7 +111,7 @@ def test_operations_one_by_one_are_the_net(name):
 
     def chain(params, images):
         maps = [images]
-        for operation in bench_layers.operations(model, params, images.shape[1], len(images)):
+        for operation in layers.operations(model, params, images.shape[1], len(images)):
             _, function, weights, made_up = operation
             if len(maps) != len(made_up):
                 maps = [jnp.concatenate(maps, axis=-1)]
@@ -128,11 +128,11 @@ def test_operations_one_by_one_are_the_net(name):
 def test_pytorchs_tuned_net_is_ours(name):
     """Logits and every gradient, in double precision."""
     torch = pytest.importorskip("torch")
-    from alexnet_jax import bench_torch
+    from alexnet_jax.bench import torch_nets
 
     with jax.enable_x64(True):
         model, params, images = net(name, dropout=0.0, dtype="float64")
-        theirs = bench_torch.build(model, params, images.shape[1], tuned=True).double()
+        theirs = torch_nets.build(model, params, images.shape[1], tuned=True).double()
         x = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
         logits = theirs(x)
         weighted = np.random.default_rng(0).normal(size=logits.shape)
@@ -156,10 +156,10 @@ def test_pytorchs_tuned_net_is_ours(name):
 
 def test_pytorchs_stock_net_is_ours_where_norms_join():
     torch = pytest.importorskip("torch")
-    from alexnet_jax import bench_torch
+    from alexnet_jax.bench import torch_nets
 
     model, params, images = net("towers", lrn_joins=True)
-    theirs = bench_torch.build(model, params, images.shape[1], tuned=False).eval()
+    theirs = torch_nets.build(model, params, images.shape[1], tuned=False).eval()
     with torch.inference_mode():
         logits = theirs(torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)).numpy()
     ours, _ = jax.jit(model.apply)({"params": params}, images)
@@ -173,7 +173,7 @@ def test_step_needs_no_data(config_file, tmp_path):
     for key in ("compile_seconds", "second_compile_seconds", "peak_matmul_flops", "step_bytes"):
         assert result[key] > 0
     model = models.create("alexnet", **_tiny_fields(config_file), num_classes=1000)
-    assert result["model_flops"] == bench_layers.step_flops(model, 32, 16)
+    assert result["model_flops"] == layers.step_flops(model, 32, 16)
     assert result["overrides"] == {"data.name": "folder:/nowhere"}
     assert result["device"]
     assert result["versions"]["jax"] == jax.__version__

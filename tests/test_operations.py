@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import export, models, summary
-from alexnet_jax.bench_layers import layer_flops
+from alexnet_jax.bench.layers import layer_flops
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import Conv, Dense, Stateless
 
@@ -52,10 +52,10 @@ def test_what_cannot_have_it_refuses_it_by_name():
         with pytest.raises(UserError, match="squeeze after conv1, swish after conv2"):
             export.refuse_own_functions(model, to)
     pytest.importorskip("torch")
-    from alexnet_jax import bench_torch
+    from alexnet_jax.bench import torch_nets
 
     with pytest.raises(UserError, match="squeeze1"):
-        bench_torch.build(model, params, 8, tuned=True)
+        torch_nets.build(model, params, 8, tuned=True)
 
 
 @pytest.mark.parametrize(

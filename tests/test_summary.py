@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import bench_layers, models, summary
+from alexnet_jax import models, summary
+from alexnet_jax.bench.layers import layer_flops
 from alexnet_jax.config import load_config
 from alexnet_jax.errors import UserError
 from tests import tiny
@@ -45,7 +46,7 @@ def test_every_preset_has_its_table(name, capsys):
     model = models.create(name, num_classes=1000)
     for row in model.layers:
         assert row.name in found
-    total = sum(bench_layers.layer_flops(model, 224).values()) // 2
+    total = sum(layer_flops(model, 224).values()) // 2
     assert found["total"][-1] == f"{total:,}"
 
 

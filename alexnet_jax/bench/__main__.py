@@ -13,7 +13,7 @@ compile the step compiled for GPUs that aren't here: estimates of its time and b
 
 All but `input` and `train` make up images and need no data set; their number of classes is 1000
 where the data isn't here and model.num_classes isn't set. What is compared is timed in turn, after
-a warm-up (see timing.py). `--against=torch` runs the same in PyTorch (see bench_torch.py).
+a warm-up (see timing.py). `--against=torch` runs the same in PyTorch (see torch_step.py).
 `--record` appends a line to experiments/results/bench/MODE.jsonl.
 """
 
@@ -26,7 +26,7 @@ from ml_collections.config_flags import get_config_filename
 
 from alexnet_jax import cli, console
 from alexnet_jax.bench import comms, compile, input, layers, loop, step
-from alexnet_jax.bench.common import Options
+from alexnet_jax.bench.common import Options, require_torch
 from alexnet_jax.config import flatten, load_config
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.records import files, provenance
@@ -62,6 +62,7 @@ def main(names):
         hlo=values.hlo,
     )
     if options.torch:
+        require_torch()
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is shared
     if mode == "comms" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", 8)

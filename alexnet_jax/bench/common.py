@@ -39,6 +39,18 @@ class Options:
     hlo: str | None = None
 
 
+def require_torch() -> None:
+    """Imports PyTorch, which only `--against=torch` needs.
+
+    Raises:
+        UserError: It isn't installed, or can't be imported.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--against=torch needs PyTorch ({error}): pip install torch") from None
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A result as texts: the first column is a name, the others are numbers.

@@ -30,9 +30,9 @@ def measure(config: ConfigDict, options: Options) -> dict:
     if config.data.backend == "tfdata":
         contenders["decoding"] = _bare_decoding(config, dataset, cores)
         if options.torch:
-            from alexnet_jax import bench_torch
+            from alexnet_jax.bench import torch_input
 
-            contenders["torch"] = bench_torch.loader(config, dataset, cores)
+            contenders["torch"] = torch_input.loader(config, dataset, cores)
     times = timing.take_turns(contenders, options.repeats, options.seconds)
     result = {
         "images_per_second": batch_size / statistics.median(times["pipeline"]),
@@ -49,7 +49,7 @@ def measure(config: ConfigDict, options: Options) -> dict:
             **timing.ratios(times[name], times["pipeline"]),
         }
     if "torch" in contenders:
-        result["torch"]["pixel_difference"] = bench_torch.pixel_difference(config, dataset)
+        result["torch"]["pixel_difference"] = torch_input.pixel_difference(config, dataset)
     return result
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
-from alexnet_jax import bench_layers
 from alexnet_jax.assemble import Run
-from alexnet_jax.bench import timing
+from alexnet_jax.bench import layers, timing
 from alexnet_jax.bench.common import (
     Options,
     Table,
@@ -48,16 +47,16 @@ def measure(config: ConfigDict, options: Options) -> dict:
     peak = timing.matmul_peak(run.model.dtype)
     torch = {}
     if options.torch:
-        from alexnet_jax import bench_torch
+        from alexnet_jax.bench import torch_step
 
-        times, compared = bench_torch.compare(run, params, batch, tasks, images, options.repeats)
+        times, compared = torch_step.compare(run, params, batch, tasks, images, options.repeats)
         torch = {"torch": compared}
     else:
         times = timing.take_turns(tasks, options.repeats)
     peak = max(peak, timing.matmul_peak(run.model.dtype))
 
     seconds = statistics.median(times["step"])
-    flops = bench_layers.step_flops(run.model, config.data.image_size, config.batch_size)
+    flops = layers.step_flops(run.model, config.data.image_size, config.batch_size)
     return {
         "images_per_second": config.batch_size / seconds,
         **timing.spread(times["step"], "step_"),
