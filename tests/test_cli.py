@@ -52,6 +52,7 @@ MEANT = {
     ("alexnet_jax.main", "configs/default.py"): "write --config=configs/default.py",
     ("alexnet_jax.main", DEFAULT, "batch_size=3"): "write --config.batch_size=3",
     ("alexnet_jax.main", DEFAULT, "runs/a"): "write --workdir=runs/a",
+    ("alexnet_jax.main", DEFAULT, "profile"): "write --profile=VALUE",
     ("alexnet_jax.evaluate", "runs/a"): "write --workdir=runs/a",
     ("alexnet_jax.evaluate",): "--workdir is missing: The run to evaluate",
     ("alexnet_jax.export", "net.safetensors"): "write --weights=net.safetensors",
