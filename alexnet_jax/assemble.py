@@ -19,6 +19,11 @@ from alexnet_jax.step import TrainState, init_state, make_predict, make_train_st
 LARGEST = 2**31 - 1  # whole number of the compiled steps, which count in int32
 
 
+def _split_names(expression: str) -> list[str]:
+    """The splits in an expression such as 'train[:90%]+test', each once, in order."""
+    return list(dict.fromkeys(part.partition("[")[0].strip() for part in expression.split("+")))
+
+
 @dataclass(frozen=True)
 class Run:
     """What a configuration describes, ready to train or to evaluate.
@@ -51,8 +56,12 @@ class Run:
 
     @property
     def eval_split_name(self) -> str:
-        """'validation' or 'test': the evaluation split without a slice such as '[:90%]'."""
-        return self.config.data.eval_split.partition("[")[0]
+        """'validation' or 'test': the evaluation split without slices such as '[:90%]'.
+
+        'eval' where that would be the name of training: a slice of the training split, say.
+        """
+        own, training = map(_split_names, (self.config.data.eval_split, self.data.spec.train_split))
+        return "eval" if {"train", *training} & {*own} else "+".join(own)
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the training state."""
@@ -81,12 +90,15 @@ def assemble(
     config: ConfigDict,
     dataset: data.Data | None = None,
     *,
+    preprocess: Preprocess | None = None,
     progress: data.Progress = lambda *_: None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Run:
     """Opens the data, unless it is given, and builds the net, the mesh and the compiled steps.
 
     Args:
+        preprocess: what makes the net's input; by default as the configuration says, with the
+            statistics of the training split, which are computed where they aren't kept.
         progress: called with (what, done, total) by what may take long; total 0: not known.
         devices: those that the mesh is made of; None: all that are here.
 
@@ -125,7 +137,7 @@ def assemble(
     tx = optim.make_optimizer(spec, **whole)
 
     until = config.data.colour_noise_until_epoch
-    preprocess = make_preprocess(
+    preprocess = preprocess or make_preprocess(
         data.statistics(dataset, progress=progress),
         mean=config.data.mean,
         scale=config.data.scale,

@@ -3,20 +3,27 @@
 python -m alexnet_jax.evaluate --workdir=DIR[,DIR …] [--split=NAME] [--step=N] [--views=1|9|10]
 """
 
+import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from absl import flags
+from ml_collections import ConfigDict
 
 from alexnet_jax import cli, console, data, distributed
 from alexnet_jax.ahead import Ahead
-from alexnet_jax.assemble import Run, assemble
-from alexnet_jax.config import read_config
+from alexnet_jax.assemble import Run, assemble, data_spec
+from alexnet_jax.config import is_folder, read_config
+from alexnet_jax.data import identity
+from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError, local_path
+from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.records import files, metrics, restore
 from alexnet_jax.step import classification_sums
+from alexnet_jax.trained.pretrained import Kept, read_recipe
 
 
 def evaluate(run: Run, params: dict, *, split: str | None = None, views: int = 1) -> dict:
@@ -37,17 +44,21 @@ def evaluate_together(
 
     The paper averages the predictions of five and of seven nets (section 6, Table 2).
 
+    Nets of other batch and input sizes go together, where the examples and classes are the same.
+
     Raises:
-        UserError: the runs' data differ in examples or classes.
+        UserError: the runs differ in examples or classes.
     """
     split = split or runs[0].config.data.eval_split
+    _check_together(runs, split)
+    batch_size = _common_batch_size(runs)
     ahead = Ahead()
     streams = [
         ahead.each(
             data.eval_batches(
                 run.data,
                 split,
-                batch_size=run.config.batch_size,
+                batch_size=batch_size,
                 views=data.views(views, run.data.resize_size - run.data.spec.image_size),
                 shardings=run.layout.batch_shardings(),
             )
@@ -62,6 +73,7 @@ def evaluate_together(
             for run, params, batch in zip(runs, all_params, batches, strict=True)
         )
         predicted = list(ahead.each(predictions))
+        predicted = [jax.device_put(each, predicted[0].sharding) for each in predicted]
         ahead.add(average := _average(predicted))
         for part, log_probs in zip(parts, [*predicted, average], strict=True):
             part.append(_score(log_probs, batches[0]["labels"], batches[0]["mask"]))
@@ -77,6 +89,26 @@ def evaluate_together(
     return results
 
 
+def _check_together(runs: Sequence[Run], split: str) -> None:
+    """Raises UserError where the runs' outputs for `split` cannot be averaged."""
+    first, *others = [(run.data.identity(split), run.model.num_classes) for run in runs]
+    for number, other in enumerate(others, start=2):
+        words = ("in the first", f"in run {number}")
+        what = identity.differences(first[0], other[0], words)
+        if not what and first[1] != other[1]:
+            what = f"{first[1]} outputs {words[0]}, {other[1]} {words[1]}"
+        if what:
+            raise UserError(
+                f"run {number} cannot be averaged with the first, split '{split}' differs: {what}"
+            )
+
+
+def _common_batch_size(runs: Sequence[Run]) -> int:
+    """The batch of the first run, or the next larger that divides over the devices of each."""
+    devices = math.lcm(*(run.layout.mesh.shape["data"] for run in runs))
+    return -(-runs[0].config.batch_size // devices) * devices
+
+
 _score = jax.jit(classification_sums)
 
 
@@ -90,18 +122,53 @@ def _average(log_probs: Sequence) -> jax.Array:
 def load_run(workdir: Path, step: int | None = None, data_dir: str = "") -> tuple[Run, dict, int]:
     """The run in `workdir` with the parameters of its best checkpoint, or of `step`; and the step.
 
+    Classes and mean are those that the run kept. Its data are opened when they are used: of a run
+    that kept nothing, from an early commit, at once, as its training split has it all.
+
+    Args:
+        data_dir: where the data lie now, if they have moved; of a folder of images, that folder.
+
     Raises:
         UserError: no run, no such checkpoint, or its data set is gone.
     """
     config = read_config(workdir)
     with config.unlocked():
-        if data_dir:
+        if data_dir and is_folder(config.data.name):
+            config.data.name = f"folder:{data_dir}"
+        elif data_dir:
             config.data.data_dir = data_dir
         config.mesh = dict(layout="data", data=_divisor(config.batch_size), model=1)
-    run = assemble(config)
+    run = _from_kept(config, kept) if (kept := read_recipe(workdir)) else assemble(config)
     abstract = run.abstract_state().params
     params, meta = restore.restore_params(workdir, abstract, "best" if step is None else step)
     return run, params, meta["step"]
+
+
+def _from_kept(config: ConfigDict, kept: Kept) -> Run:
+    spec = data_spec(config)
+    if kept.train:
+        num_train = kept.train.num_examples
+    else:  # An earlier commit's run. Only its schedule depends on it, which evaluation doesn't use.
+        num_train = config.batch_size
+        with contextlib.suppress(UserError):
+            source = open_source(spec.name, spec.data_dir, spec.train_split, download=False)
+            num_train = max(num_train, source.num_examples)
+    opened = data.open_for_evaluation(spec, class_names=kept.class_names, num_train=num_train)
+    recipe = kept.recipe
+    preprocess = Preprocess(
+        mean=recipe.mean, own_place=recipe.mean_under_crop, scale=config.data.scale
+    )
+    return assemble(config, opened, preprocess=preprocess)
+
+
+def say_changes(workdir: Path, run: Run, split: str) -> None:
+    """Prints a line where the split is no longer what it was when the run was started."""
+    kept = read_recipe(workdir)
+    for then in (kept.train, kept.evaluation) if kept else ():
+        if then and then.split == split:
+            if what := identity.differences(then, run.data.identity(split)):
+                console.say(f"{workdir}: split '{split}' has changed since its training: {what}")
+            return
 
 
 def _divisor(batch_size: int) -> int:
@@ -132,6 +199,8 @@ def main(_):
     loaded = [load_run(workdir, flags.FLAGS.step, flags.FLAGS.data_dir) for workdir in workdirs]
     runs, params, steps = zip(*loaded, strict=True)
     split, views = flags.FLAGS.split or runs[0].config.data.eval_split, flags.FLAGS.views
+    for workdir, run in zip(workdirs, runs, strict=True):
+        say_changes(workdir, run, split)
     results = evaluate_together(runs, params, split=split, views=views)
     names = [f"{workdir} step {step}" for workdir, step in zip(workdirs, steps, strict=True)]
     if len(workdirs) > 1:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.data import cache, sources
-from alexnet_jax.data.sources import SourceMissing, open_source
+from alexnet_jax.data.sources import OtherClasses, SourceMissing, open_source
 from alexnet_jax.errors import UserError
 
 CLASSES = ("ant", "bee", "cow")
@@ -348,20 +349,54 @@ def test_a_link_to_nothing_is_named(folder, target):
         open_source(f"folder:{folder}", None, "train")
 
 
-def test_folder_fingerprint_follows_names_sizes_and_times(folder):
-    fingerprints = [open_source(f"folder:{folder}", None, "train").fingerprint]
+def test_folder_fingerprint_follows_names_and_sizes_the_stamp_times_too(folder, tmp_path):
+    def opened(place):
+        source = open_source(f"folder:{place}", None, "train")
+        return source.fingerprint, source.stamp
 
-    def note():
-        fingerprints.append(open_source(f"folder:{folder}", None, "train").fingerprint)
-
+    found = [opened(folder)]
     file = folder / "train" / "bee" / "1 é.PNG"
     os.utime(file, ns=(1, 1))
-    note()
-    file.rename(file.with_name("9.png"))
-    note()
-    file.with_name("9.png").write_bytes(b"longer" * 100)
-    note()
-    assert len(set(fingerprints)) == 4
+    found.append(opened(folder))
+    assert opened(f"{folder}/") == opened(folder.rename(tmp_path / "moved")) == found[-1]
+    file = tmp_path / "moved" / file.relative_to(folder)
+    file = file.rename(file.with_name("9.png"))
+    found.append(opened(tmp_path / "moved"))
+    file.write_bytes(b"longer" * 100)
+    found.append(opened(tmp_path / "moved"))
+    fingerprints, stamps = zip(*found, strict=True)
+    assert fingerprints[0] == fingerprints[1]
+    assert len(set(fingerprints)) == 3
+    assert len(set(stamps)) == 4
+
+
+def test_letters_and_accents_taken_apart_are_the_same_names(folder):
+    """As macOS writes them; beside those of another system in another split."""
+    before = open_source(f"folder:{folder}", None, "train").fingerprint
+    for path in [*folder.rglob("*é*")]:
+        path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
+    assert open_source(f"folder:{folder}", None, "train").fingerprint == before
+
+    (folder / "train" / "bee").rename(folder / "train" / "e\u0301te\u0301")
+    (folder / "val" / "bee").rename(folder / "val" / "\u00e9t\u00e9")
+    train = open_source(f"folder:{folder}", None, "train")
+    assert train.class_names == ("ant", "cow", "été")
+    val = open_source(f"folder:{folder}", None, "val", class_names=train.class_names)
+    assert everything(val)[-1] == (val.read(val.num_examples - 1)[0], 2)
+    (folder / "val" / "e\u0301te\u0301").mkdir()
+    with pytest.raises(UserError, match="read the same"):
+        open_source(f"folder:{folder}", None, "val", class_names=train.class_names)
+
+
+def test_labels_are_matched_to_the_classes_of_training_by_name(prepared):
+    own = open_source("tiny", str(prepared), "test")
+    classes = (*reversed(CLASSES), "dog")
+    other = open_source("tiny", str(prepared), "test", class_names=classes)
+    for (image, label), (same, place) in zip(everything(own), everything(other), strict=True):
+        assert (image, CLASSES[label]) == (same, classes[place])
+    assert other.stamp != own.stamp  # what was kept of the other labels doesn't serve
+    with pytest.raises(OtherClasses, match=r"'cow', which isn't among .* ant, bee"):
+        open_source("tiny", str(prepared), "test", class_names=CLASSES[:2])
 
 
 def test_a_split_may_lack_classes_but_not_have_others(folder):

@@ -16,7 +16,6 @@ def statistics():
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) * 40
     return Statistics(
-        fingerprint="",
         mean_image=rng.uniform(80, 140, (RESIZED, RESIZED, 3)).astype(np.float32),
         channel_mean=np.float32([120, 110, 100]),
         covariance=np.cov(pixels.T, bias=True),

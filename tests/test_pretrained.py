@@ -22,7 +22,8 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import load_run
 from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.train import train
-from alexnet_jax.trained.pretrained import RECIPE, Recipe, begin_from, open_pretrained
+from alexnet_jax.trained.begin import begin_from
+from alexnet_jax.trained.pretrained import RECIPE, Recipe, open_pretrained
 from tests import tiny
 
 

@@ -86,25 +86,14 @@ def synthetic_run(
         name="synthetic",
         split="train",
         fingerprint="synthetic",
+        stamp="synthetic",
         class_names=tuple(map(str, range(classes))),
         squares=rng.integers(0, 256, (count, size, size, 3), np.uint8),
         labels=rng.integers(0, classes, count, np.int32),
         mask=np.ones(count, np.float32),
         bad={},
-        left_out={},
     )
-    dataset = data.Data(
-        spec=spec,
-        num_train=config.batch_size,
-        num_eval=0,
-        num_classes=classes,
-        class_names=squares.class_names,
-        resize_size=size,
-        fingerprint="synthetic",
-        bad={},
-        left_out={},
-        _splits={"train": squares},
-    )
+    dataset = data.open_squares(spec, squares, num_train=config.batch_size)
     return assemble(config, dataset, devices=devices)
 
 

@@ -1,20 +1,25 @@
 """The one interface to data: `open_data`, then batches of global arrays and the statistics."""
 
 import collections
-import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import jax
 import numpy as np
 
-from alexnet_jax.data import device, host, stats
+from alexnet_jax.data import device, host, identity, stats
+from alexnet_jax.data.dataset import (
+    Data,
+    DataSpec,
+    Progress,
+    open_data,
+    open_for_evaluation,
+    open_squares,
+)
 from alexnet_jax.data.device import Shardings
 from alexnet_jax.data.plan import View, views
-from alexnet_jax.data.sources import Source, SourceMissing, open_source
 from alexnet_jax.data.stats import Statistics
 from alexnet_jax.errors import UserError
 
@@ -26,105 +31,20 @@ __all__ = [
     "eval_batches",
     "num_examples",
     "open_data",
+    "open_for_evaluation",
+    "open_squares",
     "statistics",
     "train_batches",
     "views",
 ]
 
-Progress = Callable[[str, int, int], None]  # what, done, total
-
 # Batches put on the devices before they are asked for, so that the copy overlaps the step before.
 _AHEAD = 2
 
 
-@dataclass(frozen=True)
-class DataSpec:
-    """What to read and how.
-
-    name: a TFDS name, `folder:PATH` (images in PATH/SPLIT/CLASS) or `photos`.
-    data_dir: TFDS's folder of prepared data sets; None or empty for TFDS's own.
-    train_split, eval_split: split names, for TFDS also expressions such as `train[:90%]`.
-    image_size: the side S of the net's input, in pixels.
-    resize_size: the side R of the square it is cut from; 0 for the paper's ratio, 256/224 times S.
-    backend: `tfdata` decodes as it goes; `device` holds the decoded squares in device memory.
-    crop, flip: random offsets and mirrors in training; without them the centre, unmirrored.
-    bad_images: `error` stops at an image that cannot be decoded, `skip` masks it out.
-    """
-
-    name: str
-    data_dir: str | None = None
-    train_split: str = "train"
-    eval_split: str = "test"
-    image_size: int = 224
-    resize_size: int = 0
-    backend: Literal["tfdata", "device"] = "tfdata"
-    crop: bool = True
-    flip: bool = True
-    bad_images: Literal["error", "skip"] = "error"
-
-
-@dataclass(frozen=True)
-class Data:
-    """An open data set. `fingerprint` is that of the train split.
-
-    `bad` lists the undecodable images met so far, where they are skipped: {split: {id: reason}}.
-    `left_out` says of each split opened so far which files in its folder are not read, and why.
-    """
-
-    spec: DataSpec
-    num_train: int
-    num_eval: int
-    num_classes: int
-    class_names: tuple[str, ...]
-    resize_size: int
-    fingerprint: str
-    bad: dict[str, dict[int, str]]
-    left_out: dict[str, tuple[str, ...]]
-    _splits: dict[str, Source | device.Squares] = field(repr=False)
-    _placed: dict[Any, device.DeviceSplit] = field(default_factory=dict, repr=False)
-
-
-def open_data(spec: DataSpec, *, progress: Progress | None = None) -> Data:
-    """Opens both splits and checks all that can be checked before training. Raises UserError.
-
-    With the device backend this decodes the data set, unless an earlier run kept it in the cache
-    folder, and `progress(what, done, total)` is called meanwhile.
-    """
-    _check_choice("backend", spec.backend, ("tfdata", "device"))
-    _check_choice("bad_images", spec.bad_images, ("error", "skip"))
-    if spec.image_size < 1:
-        raise UserError(f"data.image_size is {spec.image_size}: it must be 1 pixel or more")
-    resize_size = spec.resize_size or round(spec.image_size * 256 / 224)
-    if resize_size < spec.image_size:
-        raise UserError(
-            f"data.resize_size is {resize_size}: it must not be below data.image_size,"
-            f" {spec.image_size}"
-        )
-    train = _open_split(spec, spec.train_split, resize_size, None, progress)
-    if len(train.class_names) < 2:
-        raise UserError(
-            f"data set {spec.name!r} has one class, {train.class_names[0]!r}: there is nothing to"
-            " tell apart. Do the class folders lie a level deeper or higher?"
-        )
-    data = Data(
-        spec=spec,
-        num_train=train.num_examples,
-        num_eval=0,
-        num_classes=len(train.class_names),
-        class_names=train.class_names,
-        resize_size=resize_size,
-        fingerprint=train.fingerprint,
-        bad={},
-        left_out={},
-        _splits={},
-    )
-    _register(data, spec.train_split, train)
-    return replace(data, num_eval=num_examples(data, spec.eval_split, progress=progress))
-
-
 def num_examples(data: Data, split: str, *, progress: Progress | None = None) -> int:
     """Returns the number of examples of a split, which may be any that the data set has."""
-    return _split(data, split, progress).num_examples
+    return data.split(split, progress).num_examples
 
 
 def train_batches(
@@ -143,13 +63,13 @@ def train_batches(
 
     Raises UserError if an epoch has no whole batch and, from the stream, for an undecodable image.
     """
-    if batch_size > data.num_train:
+    spec = data.spec
+    split = data.split(spec.train_split)
+    if batch_size > split.num_examples:
         raise UserError(
-            f"batch_size is {batch_size}, more than the {data.num_train} examples of"
+            f"batch_size is {batch_size}, more than the {split.num_examples} examples of"
             f" {data.spec.name!r}, split {data.spec.train_split!r}"
         )
-    spec = data.spec
-    split = _split(data, spec.train_split)
     choices = {
         "image_size": spec.image_size,
         "seed": seed,
@@ -159,7 +79,7 @@ def train_batches(
         "flip": spec.flip,
     }
     if isinstance(split, device.Squares):
-        placed = _place(data, spec.train_split, shardings)
+        placed = data.placed(spec.train_split, shardings)
         return device.train_batches(placed, **choices, shardings=shardings)
     rows = _local_rows(shardings, batch_size, (spec.image_size, spec.image_size, 3), (3,))
     local = host.train_batches(
@@ -181,10 +101,10 @@ def eval_batches(
     each of the V `views` (see plan.views): an image is decoded once for all of them. The last batch
     is filled up with black images of mask 0, label 0 and id -1.
     """
-    opened = _split(data, split)
+    opened = data.split(split)
     choices = {"image_size": data.spec.image_size, "batch_size": batch_size, "views": views}
     if isinstance(opened, device.Squares):
-        placed = _place(data, split, shardings)
+        placed = data.placed(split, shardings)
         return device.eval_batches(placed, **choices, shardings=shardings)
     size = data.spec.image_size
     rows = _local_rows(shardings, batch_size, (len(views), size, size, 3), (len(views), 3))
@@ -201,82 +121,33 @@ def statistics(data: Data, *, progress: Progress | None = None) -> Statistics:
     Afterwards `data.bad` lists all undecodable images of the train split, if they are skipped.
     Raises UserError if there are any and they are not.
     """
-    spec, split = data.spec, _split(data, data.spec.train_split)
-    file = stats.path(spec.name, spec.train_split, data.resize_size, data.fingerprint)
-    kept = stats.load(file, data.fingerprint)
+    spec, split = data.spec, data.split(data.spec.train_split)
+    file = stats.path(spec.name, spec.train_split, data.resize_size, split.stamp)
+    kept = stats.load(file, split.stamp)
     if kept is not None:
         result, bad = kept
         if bad and spec.bad_images == "error":
             raise UserError(host.bad_image(min(bad.items())[1]))
         if bad:
             data.bad[spec.train_split].update(bad)
+        data.contents.setdefault(spec.train_split, result.contents)
         return result
     if isinstance(split, device.Squares):
         parts = range(0, split.num_examples, 64)
         chunks = ((split.squares[i : i + 64], split.mask[i : i + 64]) for i in parts)
+        result = stats.compute(chunks, total=split.num_examples, progress=progress)
+        contents = split.contents
     else:
+        read, contents_read = identity.digesting(split.read, split.num_examples)
         bad = data.bad.get(spec.train_split)
-        whole = host.squares(split, resize_size=data.resize_size, bad=bad)
+        whole = host.squares(replace(split, read=read), resize_size=data.resize_size, bad=bad)
         chunks = ((squares, mask) for squares, _, mask in whole)
-    result = stats.compute(
-        chunks, fingerprint=data.fingerprint, total=data.num_train, progress=progress
-    )
-    stats.save(file, result, data.bad.get(spec.train_split, {}))
+        result = stats.compute(chunks, total=split.num_examples, progress=progress)
+        contents = contents_read()
+    result = replace(result, contents=contents)
+    data.contents[spec.train_split] = contents
+    stats.save(file, result, split.stamp, data.bad.get(spec.train_split, {}))
     return result
-
-
-def _check_choice(field_name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UserError(f"data.{field_name} is {value!r}: choose {' or '.join(map(repr, choices))}")
-
-
-def _open_split(
-    spec: DataSpec,
-    split: str,
-    resize_size: int,
-    class_names: Sequence[str] | None,
-    progress: Progress | None,
-) -> Source | device.Squares:
-    if spec.backend == "tfdata":
-        source = open_source(spec.name, spec.data_dir, split, class_names=class_names)
-        # Of a split without labels, now and not after the first epoch; unreadable, it is met later.
-        with contextlib.suppress(OSError, ValueError):
-            source.check_label(0, source.read(0)[1])
-        return source
-    skip_bad = spec.bad_images == "skip"
-    try:
-        source = open_source(
-            spec.name, spec.data_dir, split, class_names=class_names, download=False
-        )
-    except SourceMissing:
-        kept = device.load_kept(spec.name, split, resize_size, skip_bad=skip_bad)
-        if kept is not None:
-            return kept
-        source = open_source(spec.name, spec.data_dir, split, class_names=class_names)
-    return device.load(source, resize_size, skip_bad=skip_bad, progress=progress)
-
-
-def _register(data: Data, split: str, opened: Source | device.Squares) -> None:
-    data._splits[split] = opened
-    data.left_out[split] = opened.left_out
-    if data.spec.bad_images == "skip":
-        data.bad[split] = dict(opened.bad) if isinstance(opened, device.Squares) else {}
-
-
-def _split(data: Data, split: str, progress: Progress | None = None) -> Source | device.Squares:
-    if split not in data._splits:
-        opened = _open_split(data.spec, split, data.resize_size, data.class_names, progress)
-        if opened.class_names != data.class_names:
-            raise UserError(f"splits {data.spec.train_split!r} and {split!r} differ in classes")
-        _register(data, split, opened)
-    return data._splits[split]
-
-
-def _place(data: Data, split: str, shardings: Shardings) -> device.DeviceSplit:
-    key = split, device.replicated(shardings)
-    if key not in data._placed:
-        data._placed[key] = device.place(_split(data, split), shardings)
-    return data._placed[key]
 
 
 def _local_rows(

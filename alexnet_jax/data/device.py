@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax.data import cache, host
+from alexnet_jax.data import cache, host, identity
+from alexnet_jax.data.identity import normal_name
 from alexnet_jax.data.plan import View, epoch_plan
 from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import UserError
@@ -31,18 +32,24 @@ class Squares:
     """A decoded split in host memory: squares uint8 [N, R, R, 3], labels int32 [N].
 
     `mask` float32 [N] is 0 for the images that could not be decoded (black squares), which `bad`
-    lists as {id: reason}. `fingerprint` and `left_out` are those of the source it was made from.
+    lists as {id: reason}. `fingerprint`, `stamp`, `origin`, `files` and `left_out` are those of the
+    source that it was made from, empty where they aren't known; `contents` is that of
+    identity.Identity.
     """
 
     name: str
     split: str
     fingerprint: str
+    stamp: str
     class_names: tuple[str, ...]
     squares: np.ndarray
     labels: np.ndarray
     mask: np.ndarray
     bad: dict[int, str]
     left_out: tuple[str, ...] = ()
+    contents: str = ""
+    origin: str = ""
+    files: tuple[str, ...] = ()
 
     @property
     def num_examples(self) -> int:
@@ -71,9 +78,11 @@ def load(
             f" decoded, more than half of the {free / 2**30:.1f} GiB of free memory: set"
             " data.backend to 'tfdata'"
         )
-    path = cache.folder() / _file_name(source.name, source.split, resize_size, source.fingerprint)
-    if (kept := _read(path, skip_bad)) and kept.fingerprint == source.fingerprint:
-        return replace(kept, left_out=source.left_out)
+    path = cache.folder() / _file_name(source.name, source.split, resize_size, source.stamp)
+    names = ("fingerprint", "origin", "files", "left_out")
+    known = {name: getattr(source, name) for name in names}
+    if (kept := _read(path, skip_bad)) and kept.stamp == source.stamp:
+        return replace(kept, **known)
 
     count = source.num_examples
     squares = np.empty((count, resize_size, resize_size, 3), np.uint8)
@@ -83,7 +92,8 @@ def load(
     done = 0
     progress = progress or (lambda *_: None)
     progress(f"decoding {source.split}", 0, count)
-    for chunk in host.squares(source, resize_size=resize_size, bad=bad):
+    read, contents = identity.digesting(source.read, count)
+    for chunk in host.squares(replace(source, read=read), resize_size=resize_size, bad=bad):
         rows = slice(done, done + len(chunk[0]))
         squares[rows], labels[rows], mask[rows] = chunk
         done = rows.stop
@@ -91,13 +101,14 @@ def load(
     decoded = Squares(
         name=source.name,
         split=source.split,
-        fingerprint=source.fingerprint,
+        stamp=source.stamp,
         class_names=source.class_names,
         squares=squares,
         labels=labels,
         mask=mask,
         bad=dict(sorted(bad.items())) if bad else {},
-        left_out=source.left_out,
+        contents=contents(),
+        **known,
     )
     _write(path, decoded, resize_size)
     return decoded
@@ -120,16 +131,17 @@ def load_kept(name: str, split: str, resize_size: int, *, skip_bad: bool = False
 
 
 def _file_name(
-    name: str, split: str, resize_size: int, fingerprint: str, version: int | str = _FORMAT
+    name: str, split: str, resize_size: int, stamp: str, version: int | str = _FORMAT
 ) -> str:
-    return f"{cache.slug(name, split)}-{resize_size}px-v{version}-{fingerprint[:16]}.npz"
+    return f"{cache.slug(name, split)}-{resize_size}px-v{version}-{stamp[:16]}.npz"
 
 
 def _write(path: Any, decoded: Squares, resize_size: int) -> None:
     meta = {
         "name": decoded.name,
         "split": decoded.split,
-        "fingerprint": decoded.fingerprint,
+        "fingerprint": decoded.stamp,  # As earlier commits call it.
+        "identity": [decoded.fingerprint, decoded.contents, decoded.origin],
         "resize_size": resize_size,
         "bad": list(decoded.bad.items()),
     }
@@ -151,11 +163,15 @@ def _read(path: Any, skip_bad: bool) -> Squares | None:
         raise UserError(host.bad_image(meta["bad"][0][1]))
     if not np.isin(arrays["labels"], range(len(arrays["class_names"]))).all():
         return None  # Earlier commits kept splits without labels.
+    fingerprint, contents, origin = meta.get("identity", ("", "", ""))
     return Squares(
         name=meta["name"],
         split=meta["split"],
-        fingerprint=meta["fingerprint"],
-        class_names=tuple(arrays["class_names"].tolist()),
+        fingerprint=fingerprint,
+        stamp=meta["fingerprint"],
+        contents=contents,
+        origin=origin,
+        class_names=tuple(map(normal_name, arrays["class_names"].tolist())),
         squares=arrays["squares"],
         labels=arrays["labels"],
         mask=arrays["mask"],

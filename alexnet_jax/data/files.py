@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from alexnet_jax.data import decode
+from alexnet_jax.data.identity import normal_name
 from alexnet_jax.errors import UserError
 
 
@@ -18,7 +19,7 @@ def visible(folder: Path) -> list[os.DirEntry]:
         return []
     except OSError as error:
         raise UserError(f"image folder {folder}: {error.strerror}") from None
-    return sorted(shown, key=lambda entry: entry.name)
+    return sorted(shown, key=lambda entry: normal_name(entry.name))
 
 
 def is_folder(entry: os.DirEntry) -> bool:

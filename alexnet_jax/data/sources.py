@@ -14,13 +14,14 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data import cache, files, tfrecord
+from alexnet_jax.data import cache, files, identity, tfrecord
+from alexnet_jax.data.identity import normal_name, some
 from alexnet_jax.errors import UserError
 
 _LAYOUT = "expected images as PATH/SPLIT/CLASS/IMAGE"
@@ -32,6 +33,10 @@ class SourceMissing(UserError):
     """The data set is not on this machine (as opposed to being there, and wrong)."""
 
 
+class OtherClasses(UserError):
+    """The data set has a class that isn't among those asked for."""
+
+
 @dataclass(frozen=True)
 class Source:
     """One split: `num_examples` encoded images with their labels, by index, in a fixed order.
@@ -39,8 +44,11 @@ class Source:
     `read(i)` returns the encoded bytes and the label, from any number of threads at once; it raises
     OSError where the file cannot be read, ValueError where a record is corrupt. The label may lie
     outside the classes, as the -1 of TFDS's splits without labels does: see `has_label`.
-    `describe(i)` says where example i stands. `fingerprint` changes with the data. `left_out` has a
-    line for each kind of file that lies in the split's folder and is not read.
+    `describe(i)` says where example i stands. `left_out` has a line for each kind of file that lies
+    in the split's folder and is not read.
+
+    `fingerprint`, `origin` and `files` are those of identity.Identity. `stamp` is the fingerprint
+    with the files' times: what was derived from the data is stale where it differs.
     """
 
     name: str
@@ -48,8 +56,11 @@ class Source:
     num_examples: int
     class_names: tuple[str, ...]
     fingerprint: str
+    stamp: str
     read: Callable[[int], tuple[bytes, int]]
     describe: Callable[[int], str]
+    origin: str = ""
+    files: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
     def has_label(self, label: int) -> bool:
@@ -79,14 +90,49 @@ def open_source(
     `name` is a TFDS name (`imagenette/160px-v2`, `imagenet2012`), whose `split` may be any TFDS
     split expression (`train[:90%]`); or `folder:PATH`, images in PATH/SPLIT/CLASS; or `photos`.
     `data_dir` is TFDS's folder of prepared sets, by default TFDS's own. A set that isn't there
-    is downloaded and prepared if `download` allows it. `class_names` fixes a folder's classes and
-    their order (those of the train split); by default they are the split's own.
+    is downloaded and prepared if `download` allows it. `class_names` fixes the classes and their
+    order (those of training), to which the labels are matched by name; by default they are the
+    split's own.
 
-    Raises UserError; SourceMissing, a kind of it, if the data set isn't here and cannot be fetched.
+    Raises UserError; of its kinds, SourceMissing if the data set isn't here and cannot be fetched,
+    OtherClasses if it has a class beyond `class_names`.
     """
+    name = plain_name(name)
     if name.startswith("folder:"):
         return _open_folder(name, split, class_names)
-    return _open_tfds(name, data_dir, split, download)
+    return _by_name(_open_tfds(name, data_dir, split, download), class_names)
+
+
+def plain_name(name: str) -> str:
+    """Returns the data set's name; that of a folder without a slash at its end and the like."""
+    path = name.removeprefix("folder:")
+    return f"folder:{Path(path)}" if path and path != name else name
+
+
+def _by_name(source: Source, class_names: Sequence[str] | None) -> Source:
+    """Returns the source with its labels as positions in `class_names`."""
+    if not class_names or source.class_names == tuple(class_names):
+        return source
+    place = {name: label for label, name in enumerate(class_names)}
+    if strays := [name for name in source.class_names if name not in place]:
+        raise OtherClasses(_stray(f"data set {source.name!r}", strays[0], class_names))
+    labels = [place[name] for name in source.class_names]
+
+    def read(i: int) -> tuple[bytes, int]:
+        encoded, label = source.read(i)
+        return encoded, labels[label] if 0 <= label < len(labels) else label
+
+    return replace(
+        source,
+        class_names=tuple(class_names),
+        stamp=_digest([source.stamp, class_names]),
+        read=read,
+    )
+
+
+def _stray(where: str, name: str, class_names: Sequence[str]) -> str:
+    known = some(tuple(class_names))
+    return f"{where} has class {name!r}, which isn't among the classes of training: {known}"
 
 
 def _open_tfds(name: str, data_dir: str | None, split: str, download: bool) -> Source:
@@ -130,12 +176,15 @@ def _open_tfds(name: str, data_dir: str | None, split: str, download: bool) -> S
         (os.path.basename(instruction.filename), size, instruction.skip, instruction.take)
         for instruction, size in zip(instructions, sizes, strict=True)
     ]
+    fingerprint = _digest([info.full_name, image_key, label_key, labels, shards])
     return Source(
         name=name,
         split=split,
         num_examples=num_examples,
         class_names=labels,
-        fingerprint=_digest([info.full_name, image_key, label_key, labels, shards]),
+        fingerprint=fingerprint,
+        stamp=fingerprint,
+        origin=info.full_name,
         read=_example_reader(record, image_key, label_key),
         describe=describe,
     )
@@ -184,6 +233,8 @@ def _tfds_builder(name: str, data_dir: str | None, download: bool) -> Any:
         except UserError as error:
             raise SourceMissing(str(error)) from None
 
+    if name.startswith(("/", "./", "../", "~")):  # TFDS would take it apart.
+        raise SourceMissing(f"data set {name!r} looks like a path: write folder:{name}")
     builder, problem = None, None
     with _quiet():
         try:
@@ -199,6 +250,8 @@ def _tfds_builder(name: str, data_dir: str | None, download: bool) -> Any:
             known = tfds.list_builders(with_community_datasets=False)
             near = difflib.get_close_matches(name.split("/")[0].split(":")[0], known)
             hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+            if os.path.isdir(name):
+                hint = f"; for the folder of images of that name write folder:{name}"
             raise SourceMissing(
                 f"unknown data set {name!r}: neither TFDS nor {place or 'its data directory'}"
                 f" has it{hint}"
@@ -373,57 +426,66 @@ def _array_records(instructions: Sequence[Any]) -> Callable[[int], bytes]:
 def _open_folder(name: str, split: str, class_names: Sequence[str] | None) -> Source:
     root = Path(name.removeprefix("folder:")).expanduser()
     folder = _split_folder(root, split)
-    here = files.subfolders(folder)
-    if not here:
+    folders = _class_folders(folder)  # {class: its folder's name}
+    if not folders:
         loose = files.images(folder)
         found = f"images directly in it, such as {loose[0].name}" if loose else "no class folders"
         raise UserError(f"image folder {folder} has {found}: {_LAYOUT}")
-    classes = tuple(class_names or here)
-    strays = sorted(set(here) - set(classes))
-    if strays:
-        raise UserError(
-            f"image folder {folder} has class {strays[0]!r}, which the training split hasn't;"
-            f" its classes are {_some(classes)}"
-        )
+    classes = tuple(class_names or sorted(folders))
+    if strays := sorted(set(folders) - set(classes)):
+        raise OtherClasses(_stray(f"image folder {folder}", strays[0], classes))
 
-    names: list[str] = []  # CLASS/IMAGE
+    listed: list[str] = []  # CLASS/IMAGE, NUL, size
     labels: list[int] = []
     left_out: list[Path] = []
-    states = hashlib.sha256(repr((split, classes)).encode())
+    stamp = hashlib.sha256(repr((split, classes)).encode())
     for label, class_name in enumerate(classes):
-        entries, others = files.in_class(folder / class_name)
+        place = folders.get(class_name, class_name)
+        entries, others = files.in_class(folder / place)
         left_out += others
         if not entries and class_names is None:
             found = next(map(str, filter(files.is_image, others)), "")
             deeper = f" but deeper down, such as {found}" if found else ""
-            raise UserError(
-                f"image folder {folder / class_name} holds no images{deeper}: {_LAYOUT}"
-            )
+            raise UserError(f"image folder {folder / place} holds no images{deeper}: {_LAYOUT}")
         for entry in entries:
             try:
                 state = entry.stat()
             except OSError as error:  # Such as a link to nothing.
                 raise UserError(f"{entry.path} cannot be read: {error.strerror}") from None
-            relative = f"{class_name}/{entry.name}"
-            states.update(os.fsencode(f"{relative}\0{state.st_size}\0{state.st_mtime_ns}\n"))
-            names.append(relative)
+            line = f"{place}/{entry.name}\0{state.st_size}"
+            stamp.update(os.fsencode(f"{line}\0{state.st_mtime_ns}\n"))
+            listed.append(line)
             labels.append(label)
-    if not names:
+    if not listed:
         raise UserError(f"image folder {folder} holds no images: {_LAYOUT}")
 
-    def read(i: int) -> tuple[bytes, int]:
-        return (folder / names[i]).read_bytes(), labels[i]
+    def path(i: int) -> Path:
+        return folder / listed[i].partition("\0")[0]
 
     return Source(
         name=name,
         split=split,
-        num_examples=len(names),
+        num_examples=len(listed),
         class_names=classes,
-        fingerprint=states.hexdigest(),
-        read=read,
-        describe=lambda i: str(folder / names[i]),
+        fingerprint=identity.fingerprint(listed),
+        stamp=stamp.hexdigest(),
+        read=lambda i: (path(i).read_bytes(), labels[i]),
+        describe=lambda i: str(path(i)),
+        files=tuple(listed),
         left_out=files.left_out(folder, left_out),
     )
+
+
+def _class_folders(folder: Path) -> dict[str, str]:
+    """Returns {class: the name of its folder}; letters and accents may be composed in both ways."""
+    found: dict[str, str] = {}
+    for name in files.subfolders(folder):
+        if (other := found.setdefault(normal_name(name), name)) != name:
+            raise UserError(
+                f"image folder {folder} has {other!a} and {name!a}, which read the same:"
+                " put their images into one"
+            )
+    return found
 
 
 def _split_folder(root: Path, split: str) -> Path:
@@ -439,15 +501,10 @@ def _split_folder(root: Path, split: str) -> Path:
     elif not found:
         found_text = "nothing in it"
     elif files.images(root / found[0]):
-        found_text = f"what look like classes in it: {_some(found)}"
+        found_text = f"what look like classes in it: {some(found)}"
     else:
-        found_text = f"the folders {_some(found)}"
+        found_text = f"the folders {some(found)}"
     raise UserError(f"image folder {root} has no split {split!r} but {found_text}; {_LAYOUT}")
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    shown = ", ".join(names[:limit])
-    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
 def _digest(parts: Iterable[Any]) -> str:

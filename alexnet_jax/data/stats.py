@@ -18,13 +18,13 @@ class Statistics:
     """Of the R x R squares of a split, in grey levels 0-255 (the paper, sections 2 and 4.1).
 
     mean_image: float32 [R, R, 3]; channel_mean: float32 [3]; covariance: float64 [3, 3], of the
-    colours of all pixels about the channel means.
+    colours of all pixels about the channel means. contents: that of identity.Identity.
     """
 
-    fingerprint: str
     mean_image: np.ndarray
     channel_mean: np.ndarray
     covariance: np.ndarray
+    contents: str = ""
 
     def principal_colours(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns (deviations float64 [3], directions float64 [3, 3]), the largest first.
@@ -43,7 +43,6 @@ class Statistics:
 def compute(
     chunks: Iterable[tuple[np.ndarray, np.ndarray]],
     *,
-    fingerprint: str,
     total: int,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Statistics:
@@ -72,31 +71,34 @@ def compute(
     pixels = count * image_sum.shape[0] * image_sum.shape[1]
     mean = image_sum.sum(axis=(0, 1)) / pixels
     return Statistics(
-        fingerprint=fingerprint,
         mean_image=(image_sum / count).astype(np.float32),
         channel_mean=mean.astype(np.float32),
         covariance=products / pixels - np.outer(mean, mean),
     )
 
 
-def path(name: str, split: str, resize_size: int, fingerprint: str) -> Path:
+def path(name: str, split: str, resize_size: int, stamp: str) -> Path:
     """Returns where the statistics of a split are kept."""
     stem = cache.slug(name, split)
-    return cache.folder() / f"{stem}-{resize_size}px-stats-v{_FORMAT}-{fingerprint[:16]}.npz"
+    return cache.folder() / f"{stem}-{resize_size}px-stats-v{_FORMAT}-{stamp[:16]}.npz"
 
 
-def save(file: Path, statistics: Statistics, bad: dict[int, str]) -> bool:
-    """Writes the statistics and the images left out of them; False where that is impossible."""
+def save(file: Path, statistics: Statistics, stamp: str, bad: dict[int, str]) -> bool:
+    """Writes the statistics and the images left out of them; False where that is impossible.
+
+    `stamp` is that of the split (sources.Source): `load` gives them for it alone.
+    """
     arrays = {
         "mean_image": statistics.mean_image,
         "channel_mean": statistics.channel_mean,
         "covariance": statistics.covariance,
     }
-    meta = {"fingerprint": statistics.fingerprint, "bad": sorted(bad.items())}
+    meta = {"fingerprint": stamp, "contents": statistics.contents}
+    meta["bad"] = sorted(bad.items())
     return cache.write(file, arrays, meta)
 
 
-def load(file: Path, fingerprint: str) -> tuple[Statistics, dict[int, str]] | None:
+def load(file: Path, stamp: str) -> tuple[Statistics, dict[int, str]] | None:
     """Returns kept statistics with the images left out of them, or None if there are none.
 
     Raises UserError if they are of another data set.
@@ -105,8 +107,9 @@ def load(file: Path, fingerprint: str) -> tuple[Statistics, dict[int, str]] | No
     if kept is None:
         return None
     arrays, meta = kept
-    if meta.get("fingerprint") != fingerprint:
+    if meta.get("fingerprint") != stamp:
         raise UserError(f"{file} holds the statistics of another data set: remove it")
     if "bad" not in meta:  # written by an earlier commit
         return None
-    return Statistics(fingerprint=fingerprint, **arrays), dict(meta["bad"])
+    statistics = Statistics(**arrays, contents=meta.get("contents", ""))
+    return statistics, dict(meta["bad"])

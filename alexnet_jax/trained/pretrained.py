@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from PIL import Image
 from alexnet_jax import models
 from alexnet_jax.config import read_config
 from alexnet_jax.data import cache, decode
+from alexnet_jax.data.identity import Identity, normal_name
 from alexnet_jax.data.plan import views as crops_of
 from alexnet_jax.errors import UserError, local_path, writing
 from alexnet_jax.preprocess import Preprocess
@@ -135,19 +138,81 @@ def open_pretrained(path: str | Path, step: int | None = None) -> Pretrained:
 # Of a run
 
 
-def write_recipe(workdir: Path, run) -> None:
-    """Keeps in `workdir` what the net of `run` needs of its data set: `open_pretrained` reads it.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """What a run keeps of its data set.
+
+    recipe: with the mean of its training split.
+    class_names: in the order of its outputs.
+    train, evaluation: what its splits were; None of a run of an earlier commit.
+    """
+
+    recipe: Recipe
+    class_names: tuple[str, ...]
+    train: Identity | None
+    evaluation: Identity | None
+
+
+def kept_of(run) -> Kept:
+    """Returns what `run`, whose splits have been opened, has to keep."""
+    spec = run.data.spec
+    return Kept(
+        recipe=recipe_of(run),
+        class_names=run.data.class_names,
+        train=run.data.identity(spec.train_split),
+        evaluation=run.data.identity(spec.eval_split),
+    )
+
+
+def write_recipe(workdir: Path, kept: Kept) -> None:
+    """Keeps in `workdir` what the net of a run needs of its data set.
 
     Raises:
         UserError: it cannot be written.
     """
-    recipe = _recipe(run)
-    arrays = {"mean": recipe.mean, "scale": recipe.scale}
+    arrays = {"mean": kept.recipe.mean, "scale": kept.recipe.scale}
+    meta = _meta(kept.recipe, kept.class_names)
+    for name, split in (("train", kept.train), ("evaluation", kept.evaluation)):
+        if split is not None:
+            fields = dataclasses.asdict(split)
+            files = "\n".join(fields.pop("files")).encode("utf-8", "surrogateescape")
+            arrays[f"{name}_files"] = np.frombuffer(zlib.compress(files, 1), np.uint8)
+            meta[name] = fields
     with writing(workdir / RECIPE):
-        cache.store(workdir / RECIPE, arrays, _meta(recipe, run.data.class_names))
+        cache.store(workdir / RECIPE, arrays, meta)
 
 
-def _recipe(run) -> Recipe:
+def read_recipe(workdir: Path) -> Kept | None:
+    """Returns what the run in `workdir` kept; None where that is missing or damaged.
+
+    Runs from before it was kept have none. A damaged one is named on stderr.
+    """
+    path = Path(workdir) / RECIPE
+    try:
+        arrays, meta = cache.read(path)
+        splits = dict.fromkeys(("train", "evaluation"))
+        for name in splits.keys() & meta.keys():
+            text = zlib.decompress(arrays[f"{name}_files"].tobytes())
+            lines = tuple(text.decode("utf-8", "surrogateescape").split("\n")) if text else ()
+            class_names = tuple(meta[name].pop("class_names"))
+            splits[name] = Identity(**meta[name], class_names=class_names, files=lines)
+        recipe = Recipe(
+            image_size=meta["image_size"],
+            resize_size=meta["resize_size"],
+            mean=arrays["mean"],
+            mean_under_crop=meta["mean_under_crop"],
+            scale=arrays["scale"],
+        )
+        return Kept(recipe, tuple(map(normal_name, meta["class_names"])), **splits)
+    except (TypeError, KeyError, AttributeError, ValueError, zlib.error):
+        if path.exists():
+            said = f"warning: '{path}' is damaged: mean and classes are those of the data as it is"
+            print(said, file=sys.stderr)
+        return None
+
+
+def recipe_of(run) -> Recipe:
+    """Returns how `run` makes its net's input."""
     prep: Preprocess = run.preprocess
     return Recipe(
         image_size=run.config.data.image_size,
@@ -163,15 +228,12 @@ def _open_run(workdir: Path, step: int | None) -> Pretrained:
     from alexnet_jax.assemble import make_model
     from alexnet_jax.records import restore  # Orbax takes a second to import
 
-    kept = cache.read(workdir / RECIPE)
-    if kept is None:  # of a run from before it was kept, or damaged: the data set has it all
+    kept = read_recipe(workdir)
+    if kept is None:  # the data set has it all
         run, params, _ = evaluate.load_run(workdir, step)
-        recipe, class_names, model = _recipe(run), run.data.class_names, run.model
+        recipe, class_names, model = recipe_of(run), run.data.class_names, run.model
         return Pretrained(model, _on_one_device(params), recipe, class_names, recipe)
-    arrays, meta = kept
-    config = read_config(workdir)
-    class_names = tuple(meta.pop("class_names"))
-    recipe = Recipe(**arrays, **meta)
+    config, recipe, class_names = read_config(workdir), kept.recipe, kept.class_names
     model = make_model(config, len(class_names))
     abstract = _abstract(model, recipe.image_size)
     params, _ = restore.restore_params(workdir, abstract, "best" if step is None else step)
@@ -276,50 +338,6 @@ def _open_weights(file: Path) -> Pretrained:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise UserError(f"'{file}' cannot be read: {' '.join(str(reason).split())}") from None
     return Pretrained(model, jax.device_put(params), recipe, class_names, recipe)
-
-
-# The start of another run
-
-
-def begin_from(path: str | Path, run, params: dict, log: Callable[[str], None]) -> dict:
-    """`params`, the initial ones of `run`, with the values of the net in `path`, in their places.
-
-    The last layer stays as it is where that net has another number of classes.
-
-    Raises:
-        UserError: see `open_pretrained`; another layer doesn't fit: the message lists both nets'.
-    """
-    net = open_pretrained(path)
-    theirs, ours, last = _layer_shapes(net.params), _layer_shapes(params), run.model.layers[-1].name
-    unfit = {name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)}
-    other_classes = last in theirs and theirs[last][:-1] == ours[last][:-1]
-    if unfit - ({last} if other_classes else set()):
-        lists = [
-            "\n".join(f"    {name} {' x '.join(map(str, shape))}" for name, shape in shapes.items())
-            for shapes in (theirs, ours)
-        ]
-        raise UserError(
-            f"init_from={path}: {', '.join(sorted(unfit))} of it and of this net differ; set "
-            f"config.model to that net\n  in {path}:\n{lists[0]}\n  this net:\n{lists[1]}"
-        )
-    log(f"initial weights: {len(ours) - len(unfit)} layers of {path}")
-    if unfit:
-        log(f"  {last} starts afresh: {theirs[last][-1]} classes there, {ours[last][-1]} here")
-    own = _recipe(run).scale
-    if not np.allclose(net.recipe.scale, own, rtol=0.1):
-        scale = float(np.mean(net.recipe.scale))
-        log(f"  it was trained on grey levels times {scale:.4g}: here data.scale={own[0]:.4g}")
-
-    def put(values, old):
-        values = np.asarray(values, old.dtype)
-        return jax.make_array_from_callback(old.shape, old.sharding, lambda index: values[index])
-
-    taken = {name: net.params[name] for name in ours if name not in unfit}
-    return params | {name: jax.tree.map(put, taken[name], params[name]) for name in taken}
-
-
-def _layer_shapes(params: dict) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(arrays["kernel"].shape) for name, arrays in params.items()}
 
 
 # A picture

@@ -1,0 +1,208 @@
+"""A data set that is open: which splits it has, what each of them is, and where it is held."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from alexnet_jax.data import device
+from alexnet_jax.data.device import Shardings, Squares
+from alexnet_jax.data.identity import Identity
+from alexnet_jax.data.sources import Source, SourceMissing, open_source, plain_name
+from alexnet_jax.errors import UserError
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What to read and how.
+
+    name: a TFDS name, `folder:PATH` (images in PATH/SPLIT/CLASS) or `photos`.
+    data_dir: TFDS's folder of prepared data sets; None or empty for TFDS's own.
+    train_split, eval_split: split names, for TFDS also expressions such as `train[:90%]`.
+    image_size: the side S of the net's input, in pixels.
+    resize_size: the side R of the square it is cut from; 0 for the paper's ratio, 256/224 times S.
+    backend: `tfdata` decodes as it goes; `device` holds the decoded squares in device memory.
+    crop, flip: random offsets and mirrors in training; without them the centre, unmirrored.
+    bad_images: `error` stops at an image that cannot be decoded, `skip` masks it out.
+    """
+
+    name: str
+    data_dir: str | None = None
+    train_split: str = "train"
+    eval_split: str = "test"
+    image_size: int = 224
+    resize_size: int = 0
+    backend: Literal["tfdata", "device"] = "tfdata"
+    crop: bool = True
+    flip: bool = True
+    bad_images: Literal["error", "skip"] = "error"
+
+
+@dataclass(eq=False)
+class Data:
+    """A data set, whose splits are opened when they are first asked for and then stay open.
+
+    `resize_size` is the side R of its squares. `num_train` is None where the training split was not
+    opened and isn't known. `bad` lists the undecodable images met so far, where they are skipped:
+    {split: {id: reason}}. `left_out` says of each split opened so far which files in its folder are
+    not read, and why; `contents` has the digest of each that was read as a whole.
+    """
+
+    spec: DataSpec
+    class_names: tuple[str, ...]
+    resize_size: int
+    num_train: int | None = None
+    bad: dict[str, dict[int, str]] = field(default_factory=dict)
+    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
+    _splits: dict[str, Source | Squares] = field(default_factory=dict, repr=False)
+    _placed: dict[Any, device.DeviceSplit] = field(default_factory=dict, repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes of the training split."""
+        return len(self.class_names)
+
+    @property
+    def num_eval(self) -> int:
+        """The number of examples of the evaluation split."""
+        return self.split(self.spec.eval_split).num_examples
+
+    def split(self, split: str, progress: Progress | None = None) -> Source | Squares:
+        """Returns a split, opened; `progress` is called while it is decoded."""
+        if split not in self._splits:
+            opened = _open_split(self.spec, split, self.resize_size, self.class_names, progress)
+            if opened.class_names != self.class_names:
+                raise UserError(
+                    f"split {split!r} of {self.spec.name!r} has other classes than training had"
+                )
+            self.add(split, opened)
+        return self._splits[split]
+
+    def add(self, split: str, opened: Source | Squares) -> None:
+        """Takes in a split that is open."""
+        self._splits[split] = opened
+        self.left_out[split] = opened.left_out
+        if isinstance(opened, Squares):
+            self.contents[split] = opened.contents
+        if self.spec.bad_images == "skip":
+            self.bad[split] = dict(opened.bad) if isinstance(opened, Squares) else {}
+
+    def placed(self, split: str, shardings: Shardings) -> device.DeviceSplit:
+        """Returns a split of decoded squares on the devices of `shardings`."""
+        key = split, device.replicated(shardings)
+        if key not in self._placed:
+            self._placed[key] = device.place(self.split(split), shardings)
+        return self._placed[key]
+
+    def identity(self, split: str) -> Identity:
+        """Returns what is known of a split: more once it was read as a whole."""
+        opened = self.split(split)
+        return Identity(
+            split=split,
+            origin=opened.origin,
+            num_examples=opened.num_examples,
+            class_names=opened.class_names,
+            fingerprint=opened.fingerprint,
+            contents=self.contents.get(split, ""),
+            files=opened.files,
+        )
+
+
+def open_data(
+    spec: DataSpec,
+    *,
+    class_names: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Data:
+    """Opens both splits and checks all that can be checked before training.
+
+    With the device backend this decodes the data set, unless an earlier run kept it in the cache
+    folder, and `progress(what, done, total)` is called meanwhile.
+
+    Args:
+        class_names: the classes in the order of the labels; the training split's own by default.
+
+    Raises:
+        UserError: the data aren't there, or aren't what `spec` says; of its kinds, OtherClasses if
+            they have a class beyond `class_names`.
+    """
+    spec, resize_size = _checked(spec)
+    train = _open_split(spec, spec.train_split, resize_size, class_names, progress)
+    if len(train.class_names) < 2:
+        raise UserError(
+            f"data set {spec.name!r} has one class, {train.class_names[0]!r}: there is nothing to"
+            " tell apart. Do the class folders lie a level deeper or higher?"
+        )
+    data = Data(spec, train.class_names, resize_size, train.num_examples)
+    data.add(spec.train_split, train)
+    data.split(spec.eval_split, progress)
+    return data
+
+
+def open_for_evaluation(
+    spec: DataSpec, *, class_names: Sequence[str], num_train: int | None
+) -> Data:
+    """Returns the data set of a run that has ended, of which nothing is opened before it is used.
+
+    Args:
+        class_names: the run's classes, in the order of its labels.
+        num_train: how many examples it was trained on, where that is known.
+    """
+    spec, resize_size = _checked(spec)
+    return Data(spec, tuple(class_names), resize_size, num_train)
+
+
+def open_squares(spec: DataSpec, squares: Squares, *, num_train: int) -> Data:
+    """Returns a data set of which `squares` stand for the `num_train` examples of training."""
+    data = Data(spec, squares.class_names, squares.squares.shape[1], num_train)
+    data.add(spec.train_split, squares)
+    return data
+
+
+def _checked(spec: DataSpec) -> tuple[DataSpec, int]:
+    """Returns the spec with its name in one way of writing it, and the side of its squares."""
+    _check_choice("backend", spec.backend, ("tfdata", "device"))
+    _check_choice("bad_images", spec.bad_images, ("error", "skip"))
+    if spec.image_size < 1:
+        raise UserError(f"data.image_size is {spec.image_size}: it must be 1 pixel or more")
+    resize_size = spec.resize_size or round(spec.image_size * 256 / 224)
+    if resize_size < spec.image_size:
+        raise UserError(
+            f"data.resize_size is {resize_size}: it must not be below data.image_size,"
+            f" {spec.image_size}"
+        )
+    return replace(spec, name=plain_name(spec.name)), resize_size
+
+
+def _check_choice(field_name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"data.{field_name} is {value!r}: choose {' or '.join(map(repr, choices))}")
+
+
+def _open_split(
+    spec: DataSpec,
+    split: str,
+    resize_size: int,
+    class_names: Sequence[str] | None,
+    progress: Progress | None,
+) -> Source | Squares:
+    if spec.backend == "tfdata":
+        source = open_source(spec.name, spec.data_dir, split, class_names=class_names)
+        # Of a split without labels, now and not after the first epoch; unreadable, it is met later.
+        with contextlib.suppress(OSError, ValueError):
+            source.check_label(0, source.read(0)[1])
+        return source
+    skip_bad = spec.bad_images == "skip"
+    try:
+        source = open_source(
+            spec.name, spec.data_dir, split, class_names=class_names, download=False
+        )
+    except SourceMissing:
+        kept = device.load_kept(spec.name, split, resize_size, skip_bad=skip_bad)
+        if kept is not None:
+            return kept
+        source = open_source(spec.name, spec.data_dir, split, class_names=class_names)
+    return device.load(source, resize_size, skip_bad=skip_bad, progress=progress)
