@@ -21,7 +21,16 @@ from alexnet_jax.config import NEVER, check_same_run, flatten, read_config
 from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate
-from alexnet_jax.records import checkpoint, files, lock, metrics, provenance, restore, watch
+from alexnet_jax.records import (
+    checkpoint,
+    files,
+    lock,
+    metrics,
+    profile,
+    provenance,
+    restore,
+    watch,
+)
 from alexnet_jax.step import TrainState
 from alexnet_jax.trained import pretrained, resume
 from alexnet_jax.trained.begin import begin_from
@@ -29,15 +38,19 @@ from alexnet_jax.trained.begin import begin_from
 STEPS_AHEAD = 2  # steps dispatched before the oldest has finished; more would only hold memory
 
 
-def train(config: ConfigDict, workdir: str | Path) -> int:
+def train(config: ConfigDict, workdir: str | Path, *, traced: tuple[int, int] | None = None) -> int:
     """Trains to the end, or goes on from the last checkpoint in `workdir`; writes result.json.
+
+    Args:
+        traced: first and last step, counted from 1, of a profiler's trace into WORKDIR/profile.
 
     Returns:
         The exit status: 0, or 75 (EX_TEMPFAIL) after a signal, with the state saved.
 
     Raises:
         UserError: see `assemble`; `workdir` is another configuration's, in use or not writable;
-            a step's loss or gradient is not finite; an image cannot be decoded.
+            a step's loss or gradient is not finite; an image cannot be decoded; `traced` are not
+            steps that the run makes.
     """
     workdir, produced = Path(workdir), provenance.collect()
     first = jax.process_index() == 0
@@ -63,6 +76,7 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
         if distributed.any_process(first and _has_ended(run, workdir, int(state.step))):
             _say(f"the run has ended: {workdir / 'result.json'} stays as it is")
             return 0
+        profile.check(traced, done=int(state.step), total=run.total_steps)
         if first:
             _say_changes(run, workdir, int(state.step))
             files.write_json(workdir / "config.json", resolved.to_dict())
@@ -74,7 +88,7 @@ def train(config: ConfigDict, workdir: str | Path) -> int:
             run.total_steps, config.batch_size, start_step=int(state.step), enabled=first
         )
         watching = watch.make_watch(run.model, run.layout)
-        session = Session(run, workdir, saved, writer, progress, watching)
+        session = Session(run, workdir, saved, writer, progress, watching, traced)
         state, history, stopped_by = _loop(session, state, history)
         return _end(session, state, history, stopped_by, produced)
 
@@ -90,6 +104,7 @@ class Session:
         writer: its metrics, of which process 0 writes all.
         progress: how far it is, on the screen.
         watching: what TensorBoard shows of the net.
+        traced: first and last step of the profiler's trace, which process 0 makes.
     """
 
     run: Run
@@ -98,6 +113,7 @@ class Session:
     writer: metrics.Writer
     progress: console.Progress
     watching: watch.Watch
+    traced: tuple[int, int] | None
 
 
 def _say(line: str) -> None:
@@ -214,13 +230,17 @@ def _loop(session: Session, state: TrainState, history: dict):
     )
     ahead = Ahead(STEPS_AHEAD)
     stopping = False
-    with session.progress, _stop_on_signal() as stop:
+    traced = session.traced if jax.process_index() == 0 else None
+    tracing = profile.tracing(traced, session.workdir / "profile")
+    with session.progress, _stop_on_signal() as stop, tracing as begun:
+        begun(step, state)
         while step < run.total_steps and not stopping:
             batch = next(batches)
             state, sums = run.train_step(state, batch)
             step += 1
             _check(session, ahead.add((step, batch, sums)), state.key)
             session.progress.advance(step)
+            begun(step, state)
             due = _due(run, step)
             # Read once: a signal may come at any instant. Several processes, of which it may have
             # reached only one, agree where they wait for each other anyway.

@@ -28,8 +28,14 @@ for number, (module, *arguments) in enumerate(json.loads(sys.argv[1])):
         os.dup2(1, 2)
         sys.modules.pop(module, None)
         sys.argv[1:] = arguments
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-        sys.exit(0)
+        status = 0
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int | None) else print(end.code) or 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
@@ -52,6 +58,7 @@ MEANT = {
     ("alexnet_jax.main", "configs/default.py"): "write --config=configs/default.py",
     ("alexnet_jax.main", DEFAULT, "batch_size=3"): "write --config.batch_size=3",
     ("alexnet_jax.main", DEFAULT, "runs/a"): "write --workdir=runs/a",
+    ("alexnet_jax.main", DEFAULT, "profile"): "write --profile=VALUE",
     ("alexnet_jax.evaluate", "runs/a"): "write --workdir=runs/a",
     ("alexnet_jax.evaluate",): "--workdir is missing: The run to evaluate",
     ("alexnet_jax.export", "net.safetensors"): "write --weights=net.safetensors",

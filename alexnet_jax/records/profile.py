@@ -1,0 +1,73 @@
+"""A trace of some steps of a run, by JAX's profiler."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+from alexnet_jax import console
+from alexnet_jax.errors import UserError
+
+
+def parse(text: str | None) -> tuple[int, int] | None:
+    """The first and the last step that `--profile=FIRST:LAST` names, counted from 1.
+
+    Raises:
+        UserError: that isn't what `text` says.
+    """
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+        raise UserError(
+            f"--profile={text}: write the first and the last step, e.g. --profile=10:20"
+        )
+    return int(first), int(last)
+
+
+def check(steps: tuple[int, int] | None, *, done: int, total: int) -> None:
+    """Checks that a run which has made `done` of `total` steps will make all of `steps`.
+
+    Raises:
+        UserError: it won't.
+    """
+    if steps and not done < steps[0] <= steps[1] <= total:
+        raise UserError(
+            f"--profile={steps[0]}:{steps[1]}: the run makes steps {done + 1} to {total} only"
+        )
+
+
+@contextlib.contextmanager
+def tracing(steps: tuple[int, int] | None, folder: Path) -> Iterator[Callable[[int, dict], None]]:
+    """Traces from the first to the last of `steps` into `folder`; without `steps` nothing.
+
+    Yields:
+        A function to call before the first step and after each, with the number of steps begun and
+        what they give: where the trace begins or ends, that is waited for.
+    """
+    active = False
+
+    def stop() -> None:
+        nonlocal active
+        active = False
+        jax.profiler.stop_trace()
+        console.say(
+            f"trace of steps {steps[0]} to {steps[1]}: {folder}, for TensorBoard's profiler"
+        )
+
+    def begun(step: int, state: dict) -> None:
+        nonlocal active
+        if steps and step in (steps[0] - 1, steps[1]):
+            jax.block_until_ready(state)
+            if active:
+                stop()
+            else:
+                active = True
+                jax.profiler.start_trace(folder)
+
+    try:
+        yield begun
+    finally:
+        if active:  # the run is stopped meanwhile
+            stop()
