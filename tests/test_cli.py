@@ -1,9 +1,6 @@
 """--help of every command, and arguments that were meant as flags."""
 
 import importlib.util
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,31 +10,6 @@ from alexnet_jax import cli, evaluate
 from alexnet_jax.__main__ import COMMANDS
 from alexnet_jax.errors import UserError
 from tests import tiny
-
-# Imports once what all commands import, then runs each command line in a fork of its own.
-FORKS = """
-import json, os, runpy, sys
-from alexnet_jax import bench, prepare, train
-from experiments import figures, scale, tables
-
-for number, (module, *arguments) in enumerate(json.loads(sys.argv[1])):
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(sys.argv[2] + f"/{number}", os.O_CREAT | os.O_WRONLY), 1)
-        os.dup2(1, 2)
-        sys.modules.pop(module, None)
-        sys.argv[1:] = arguments
-        status = 0
-        try:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int | None) else print(end.code) or 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status or 0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
 
 HELP = {
     **{f"alexnet_jax.{module}": ["python -m alexnet_jax."] for module, _ in COMMANDS.values()},
@@ -70,14 +42,11 @@ MEANT = {
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
     """{(module, *arguments): (exit status, what it printed)} of all command lines of this file."""
-    folder = tmp_path_factory.mktemp("said")
     lines = [*((module, "--help") for module in HELP), *MEANT, ("alexnet_jax", "--help")]
-    command = [sys.executable, "-c", FORKS, json.dumps(lines), str(folder)]
-    done = subprocess.run(command, cwd=tiny.ROOT, capture_output=True, text=True, check=True)
-    statuses = map(int, done.stdout.split())
+    done = tiny.commands(lines, tmp_path_factory.mktemp("said"))
     return {
-        line: (status, (folder / str(number)).read_text())
-        for number, (line, status) in enumerate(zip(lines, statuses, strict=True))
+        line: (each.returncode, each.stdout + each.stderr)
+        for line, each in zip(lines, done, strict=True)
     }
 
 

@@ -4,11 +4,8 @@ import pytest
 
 from tests import tiny
 
-
-@pytest.fixture(scope="module")
-def config_file(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mistakes")
-    return tiny.make_config(folder / "tiny.py", tiny.make_folder(folder / "photographs", 8, 2))
+MAIN, EVALUATE = "alexnet_jax.main", "alexnet_jax.evaluate"
+BROKEN = "def get_config():\n    return 1 / 0\n"
 
 
 def line_of(done):
@@ -51,37 +48,42 @@ CASES = {
         ["--config.data.image_size=8", "--config.model.pool_overhang=false"],
         "too small",
     ),
+    "ImageNet without its archives": (
+        ["--config=configs/imagenet2012.py", "--config.data.data_dir=FOLDER/empty"],
+        "ILSVRC2012_img_train.tar",
+    ),
+    "a configuration with an error in it": (["--config=FOLDER/broken.py"], "ZeroDivisionError"),
+    "evaluation where no run is": ([EVALUATE], "no run in"),
 }
 
 
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """{case: (what its command said, its work directory)}."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    config = tiny.make_config(folder / "tiny.py", tiny.make_folder(folder / "photographs", 8, 2))
+    (folder / "broken.py").write_text(BROKEN)
+    lines, workdirs = [], {name: folder / f"run{i}" for i, name in enumerate(CASES)}
+    for name, (arguments, _) in CASES.items():
+        given = [each.replace("FOLDER", str(folder)) for each in arguments]
+        module = EVALUATE if given == [EVALUATE] else MAIN
+        if module == EVALUATE:
+            given = []
+        elif given and not given[0].startswith("--config="):
+            given = [f"--config={config}", *given]
+        lines.append((module, f"--workdir={workdirs[name]}", *given))
+    (folder / "outputs").mkdir()
+    done = tiny.commands(lines, folder / "outputs")
+    return {name: (each, workdirs[name]) for name, each in zip(CASES, done, strict=True)}
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_one_line(case, config_file, tmp_path):
-    arguments, expected = CASES[case]
-    if arguments and not arguments[0].startswith("--config="):
-        arguments = [f"--config={config_file}", *arguments]
-    done = tiny.command("alexnet_jax.main", f"--workdir={tmp_path / 'run'}", *arguments)
-    assert expected in line_of(done)
-    assert not (tmp_path / "run" / "checkpoints").exists()
+def test_one_line(case, told):
+    done, workdir = told[case]
+    assert CASES[case][1] in line_of(done)
+    assert not (workdir / "checkpoints").exists()
 
 
-def test_imagenet_says_how_to_get_it(tmp_path):
-    done = tiny.command(
-        "alexnet_jax.main",
-        "--config=configs/imagenet2012.py",
-        f"--config.data.data_dir={tmp_path}",
-        f"--workdir={tmp_path / 'run'}",
-    )
-    line = line_of(done)
-    assert "ILSVRC2012_img_train.tar" in line
-    assert str(tmp_path) in line
-
-
-def test_evaluating_where_no_run_is(tmp_path):
-    done = tiny.command("alexnet_jax.evaluate", f"--workdir={tmp_path}")
-    assert "no run in" in line_of(done)
-
-
-def test_a_configuration_with_an_error_in_it(tmp_path):
-    (tmp_path / "broken.py").write_text("def get_config():\n    return 1 / 0\n")
-    done = tiny.command("alexnet_jax.main", f"--config={tmp_path / 'broken.py'}")
-    assert "ZeroDivisionError" in line_of(done)
+def test_imagenet_says_where_it_looked(told):
+    done, workdir = told["ImageNet without its archives"]
+    assert str(workdir.parent / "empty") in done.stderr

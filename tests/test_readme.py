@@ -22,20 +22,35 @@ def test_most_commands_are_run():
     assert tools >= {"main", "evaluate", "check_data", "classify", "features", "export"}
 
 
-@pytest.mark.parametrize(("module", "arguments"), RUN, ids=[" ".join(each) for each in RUN])
-def test_the_readmes_command(module, arguments, trained, tmp_path):
-    words = {
-        r"configs/\w+\.py": str(trained.config_file),
-        "folder:PATH": f"folder:{trained.images}",
-        r"init_from=runs/\w+": f"init_from={trained.workdir}",
-        r"runs/\w+": str(tmp_path / "new" if module.endswith("main") else trained.workdir),
-        r"photo\.jpg": str(trained.images / "test" / "coffee" / "00.png"),
-        "holiday/": str(trained.images / "test" / "rocket"),
-        "--(out|plot)=": rf"--\1={tmp_path}/",
-    }
-    for pattern, value in words.items():
-        arguments = re.sub(pattern, value, arguments)
-    done = tiny.command(module, *shlex.split(arguments))
-    assert done.returncode == 0, done.stderr
-    for name in re.findall(rf"--(?:out|plot)=({tmp_path}/\S+)", arguments):
-        assert (tmp_path / name).stat().st_size > 0
+@pytest.fixture(scope="module")
+def done(trained, tmp_path_factory):
+    """What each of the commands said, and the folder that it wrote to."""
+    folder = tmp_path_factory.mktemp("readme")
+    lines, outs = [], []
+    for number, (module, arguments) in enumerate(RUN):
+        out = folder / f"out{number}"
+        out.mkdir()
+        words = {
+            r"configs/\w+\.py": str(trained.config_file),
+            "folder:PATH": f"folder:{trained.images}",
+            r"init_from=runs/\w+": f"init_from={trained.workdir}",
+            r"runs/\w+": str(out / "new" if module.endswith("main") else trained.workdir),
+            r"photo\.jpg": str(trained.images / "test" / "coffee" / "00.png"),
+            "holiday/": str(trained.images / "test" / "rocket"),
+            "--(out|plot)=": rf"--\1={out}/",
+        }
+        for pattern, value in words.items():
+            arguments = re.sub(pattern, value, arguments)
+        lines.append((module, *shlex.split(arguments)))
+        outs.append(out)
+    (folder / "outputs").mkdir()
+    said = tiny.commands(lines, folder / "outputs")
+    return dict(zip(RUN, zip(said, outs, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("command", RUN, ids=[" ".join(each) for each in RUN])
+def test_the_readmes_command(command, done):
+    said, out = done[command]
+    assert said.returncode == 0, said.stderr
+    for name in re.findall(r"--(?:out|plot)=(\S+)", command[1]):
+        assert (out / name).stat().st_size > 0
