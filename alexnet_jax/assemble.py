@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import optax
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import data, models, optim
 from alexnet_jax.compilation import Program
-from alexnet_jax.config import NEVER, flatten
+from alexnet_jax.config import NEVER, flatten, read_config
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.parallel import Layout, make_layout
 from alexnet_jax.preprocess import COLOUR_NOISES, MEANS, Preprocess, make_preprocess
@@ -187,6 +188,33 @@ def beyond_the_end(run: Run) -> list[str]:
             f"{length}: the learning rate ends before it has risen to its full value"
         )
     return lines
+
+
+def other_length(run: Run, workdir: Path, step: int) -> list[str]:
+    """Says, a line each, what changes because the run in `workdir` was begun for another length.
+
+    Args:
+        run: the run as it is now.
+        workdir: its directory, whose config.json says how it was started before.
+        step: steps that it has made.
+    """
+    if step == 0:
+        return []
+    epochs = read_config(workdir).num_epochs, run.config.num_epochs
+    change = optim.rate_change(
+        run.optim,
+        steps_per_epoch=run.steps_per_epoch,
+        total_steps=tuple(run.steps_per_epoch * each for each in epochs),
+        start=step,
+    )
+    if change is None:
+        return []
+    start, before, now = change
+    return [
+        f"as num_epochs is now {epochs[1]} and was {epochs[0]}, the learning rate of "
+        f"optim.schedule='{run.optim.schedule}' changes: from step {start + 1} on it is "
+        f"{now:.4g} instead of {before:.4g}"
+    ]
 
 
 def data_spec(config: ConfigDict) -> data.DataSpec:

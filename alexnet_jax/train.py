@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import signal
@@ -11,14 +10,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from alexnet_jax import console, data, distributed, optim
 from alexnet_jax.ahead import Ahead
-from alexnet_jax.assemble import Run, assemble, beyond_the_end, resolve
-from alexnet_jax.config import NEVER, check_same_run, flatten, read_config
-from alexnet_jax.data import cache
+from alexnet_jax.assemble import Run, assemble, beyond_the_end, other_length, resolve
+from alexnet_jax.config import NEVER, check_same_run, flatten
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate
 from alexnet_jax.records import (
@@ -26,9 +23,11 @@ from alexnet_jax.records import (
     files,
     lock,
     metrics,
+    nonfinite,
     profile,
     provenance,
     restore,
+    result,
     watch,
 )
 from alexnet_jax.step import TrainState
@@ -73,12 +72,15 @@ def train(config: ConfigDict, workdir: str | Path, *, traced: tuple[int, int] | 
         console.layer_table(run.model, (size, size, 3), enabled=first)
         saved = checkpoint.open_checkpoints(workdir, keep=config.keep_checkpoints)
         state, history = _restore_or_start(run, saved, workdir)
-        if distributed.any_process(first and _has_ended(run, workdir, int(state.step))):
+        if distributed.any_process(
+            first and result.has_ended(workdir, run.total_steps, int(state.step))
+        ):
             _say(f"the run has ended: {workdir / 'result.json'} stays as it is")
             return 0
         profile.check(traced, done=int(state.step), total=run.total_steps)
         if first:
-            _say_changes(run, workdir, int(state.step))
+            for line in [*beyond_the_end(run), *other_length(run, workdir, int(state.step))]:
+                _say(line)
             files.write_json(workdir / "config.json", resolved.to_dict())
             pretrained.write_recipe(workdir, kept)
         writer = metrics.open_writer(workdir, resume_step=int(state.step), enabled=first)
@@ -139,45 +141,14 @@ def _restore_or_start(run: Run, saved: checkpoint.Checkpoints, workdir: Path):
         )
     _say(f"goes on from step {step} of {run.total_steps}")
     history = meta["history"]
-    nonfinite = jnp.int32(history.pop("nonfinite", 0))  # earlier checkpoints lack it
-    nonfinite = jax.device_put(nonfinite, run.layout.replicated())
-    return TrainState(**rest | {"params": params, "nonfinite": nonfinite}), history
+    dropped = jnp.int32(history.pop("nonfinite", 0))  # earlier checkpoints lack it
+    dropped = jax.device_put(dropped, run.layout.replicated())
+    return TrainState(**rest | {"params": params, "nonfinite": dropped}), history
 
 
 def _rest(state: TrainState) -> dict:
     """What a checkpoint keeps beside the parameters; `nonfinite`, younger, is in its meta."""
     return {name: x for name, x in vars(state).items() if name != "nonfinite"} | {"params": {}}
-
-
-def _has_ended(run: Run, workdir: Path, step: int) -> bool:
-    """Whether result.json holds the result of all the steps that were asked for."""
-    try:
-        final = json.loads((workdir / "result.json").read_text())["final"]["step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return step == run.total_steps == final
-
-
-def _say_changes(run: Run, workdir: Path, step: int) -> None:
-    """Says what another length changes, and what the run is too short for."""
-    for line in beyond_the_end(run):
-        _say(line)
-    if step == 0:
-        return
-    epochs = read_config(workdir).num_epochs, run.config.num_epochs
-    change = optim.rate_change(
-        run.optim,
-        steps_per_epoch=run.steps_per_epoch,
-        total_steps=tuple(run.steps_per_epoch * each for each in epochs),
-        start=step,
-    )
-    if change:
-        start, before, now = change
-        _say(
-            f"as num_epochs is now {epochs[1]} and was {epochs[0]}, the learning rate of "
-            f"optim.schedule='{run.optim.schedule}' changes: from step {start + 1} on it is "
-            f"{now:.4g} instead of {before:.4g}"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +236,9 @@ def _check(session: Session, done: list, key) -> None:
     """Ends the run if one of the steps that are done (step, batch, sums) was not finite."""
     for step, batch, sums in done:
         if not sums["finite"] and session.run.config.on_nonfinite == "stop":
-            _stop_at_nonfinite(session, step, batch, sums, key)
+            with _save_errors(session.run.config):
+                checkpoint.finish(session.saved)
+            raise nonfinite.stopped(session.workdir, step, batch, sums, key)
 
 
 def _log(session: Session, state: TrainState, step: int) -> TrainState:
@@ -312,50 +285,19 @@ def _mean(sums: dict) -> dict[str, float]:
     return metrics.summarize(sums)
 
 
-def _stop_at_nonfinite(session: Session, step: int, batch: dict, sums: dict, key) -> None:
-    """Ends the run, whose last checkpoint stays; WORKDIR/nonfinite/STEP.npz says what came in.
-
-    The file has the batch's ids, labels, crops and mask, the key that the step split, its loss,
-    and as `meta` the step to replay from.
-    """
-    names = ("ids", "labels", "crops", "mask")
-    arrays = {name: multihost_utils.process_allgather(batch[name], tiled=True) for name in names}
-    arrays["key"] = jax.random.key_data(jax.random.fold_in(key, step - 1))
-    arrays["loss"] = sums["loss"] / jnp.maximum(sums["count"], 1)
-    with _save_errors(session.run.config):
-        checkpoint.finish(session.saved)
-    last = max(restore.steps(session.workdir), default=0)
-    where = session.workdir / "nonfinite" / f"{step}.npz"
-    reason = ""
-    if jax.process_index() == 0:
-        try:
-            cache.store(where, jax.device_get(arrays), {"step": step, "replay_from": last})
-        except OSError as error:
-            reason = f" ({error.strerror or error})"
-    written = f"its batch is in {where}"
-    if distributed.any_process(bool(reason)):
-        written = f"its batch could not be written to {where}{reason}"
-    raise UserError(
-        f"step {step} is not finite in its loss, gradient or update (loss "
-        f"{float(arrays['loss']):g}): {written}, and the same command replays it "
-        f"from step {last}; lower optim.learning_rate in a new --workdir, or set "
-        "--config.on_nonfinite=skip"
-    )
-
-
 def _evaluate(session: Session, state: TrainState, step: int, history: dict):
     """Evaluates, records it, and lets the plateau schedule act on the error at an epoch's end."""
     run = session.run
-    result = evaluate(run, state.params)
+    found = evaluate(run, state.params)
     epoch = step / run.steps_per_epoch
     with _save_errors(run.config):
-        session.writer.write(step, epoch, run.eval_split_name, result)
-    last = {"step": step, "epoch": epoch, **result}
+        session.writer.write(step, epoch, run.eval_split_name, found)
+    last = {"step": step, "epoch": epoch, **found}
     best = history["best"]
     if best is None or last["top1_error"] <= best["top1_error"]:
         best = last
     if run.optim.schedule == "plateau" and step % run.steps_per_epoch == 0:
-        plateau = optim.update_plateau(state.plateau, result["top1_error"], run.optim)
+        plateau = optim.update_plateau(state.plateau, found["top1_error"], run.optim)
         state = state.replace(plateau=jax.device_put(plateau, run.layout.replicated()))
     return state, {"last": last, "best": best}
 
@@ -412,38 +354,12 @@ def _end(
         )
         return os.EX_TEMPFAIL
     if jax.process_index() == 0:
-        kept = restore.best_step(session.workdir) == history["best"]["step"]
-        result = {
-            "final": history["last"],
-            "best": history["best"] | {"kept": kept},
-            "epochs": step / run.steps_per_epoch,
+        measured = {
             "images_per_second": session.progress.images_per_second or None,
             "skipped_steps": int(state.nonfinite),
-            "bad_images": {split: len(bad) for split, bad in sorted(run.data.bad.items())},
-            "seed": run.config.seed,
-            **produced,
         }
-        _write_result(run, session.workdir, result)
+        result.write(run, session.workdir, history, measured, produced)
     return 0
-
-
-def _write_result(run: Run, workdir: Path, result: dict) -> None:
-    for split, bad in sorted(run.data.bad.items()):
-        for _, reason in sorted(bad.items()):
-            console.say(f"image of {split} left out: {reason}")
-    if result["skipped_steps"]:
-        console.say(f"steps left out as not finite: {result['skipped_steps']}")
-    for name in ("final", "best"):
-        value = result[name]
-        errors = console.errors(value, run.model.num_classes)
-        console.say(f"{name}: step {value['step']}  {run.eval_split_name} {errors}")
-    if not result["best"]["kept"]:
-        taken = restore.best_step(workdir)
-        instead = "none is saved" if taken is None else f"evaluate and classify take step {taken}"
-        step = result["best"]["step"]
-        console.say(f"no checkpoint of step {step} is kept as the best: {instead}")
-    files.write_json(workdir / "result.json", result)
-    console.say(f"result: {workdir / 'result.json'}")
 
 
 @contextlib.contextmanager

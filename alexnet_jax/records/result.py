@@ -1,0 +1,64 @@
+"""result.json: how a finished run ended, and what of it is said on the screen."""
+
+import json
+from pathlib import Path
+
+from alexnet_jax import console
+from alexnet_jax.assemble import Run
+from alexnet_jax.records import files, restore
+
+NAME = "result.json"
+
+
+def has_ended(workdir: Path, total_steps: int, step: int) -> bool:
+    """Tells whether `workdir` holds the result of a run of `total_steps`, which are all made.
+
+    Args:
+        workdir: the run's directory.
+        total_steps: steps that were asked for.
+        step: steps that were made.
+    """
+    try:
+        final = json.loads((workdir / NAME).read_text())["final"]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return step == total_steps == final
+
+
+def write(run: Run, workdir: Path, history: dict, measured: dict, produced: dict) -> None:
+    """Writes result.json and says the errors, and what was left out.
+
+    Args:
+        run: the run.
+        workdir: its directory.
+        history: its 'last' and 'best' evaluation, each with its 'step' and 'epoch'.
+        measured: 'images_per_second' and 'skipped_steps'.
+        produced: see `provenance.collect`.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    final, best, taken = history["last"], history["best"], restore.best_step(workdir)
+    kept = taken == best["step"]
+    for split, bad in sorted(run.data.bad.items()):
+        for _, reason in sorted(bad.items()):
+            console.say(f"image of {split} left out: {reason}")
+    if measured["skipped_steps"]:
+        console.say(f"steps left out as not finite: {measured['skipped_steps']}")
+    for name, value in (("final", final), ("best", best)):
+        errors = console.errors(value, run.model.num_classes)
+        console.say(f"{name}: step {value['step']}  {run.eval_split_name} {errors}")
+    if not kept:
+        instead = "none is saved" if taken is None else f"evaluate and classify take step {taken}"
+        console.say(f"no checkpoint of step {best['step']} is kept as the best: {instead}")
+    result = {
+        "final": final,
+        "best": best | {"kept": kept},
+        "epochs": final["step"] / run.steps_per_epoch,
+        **measured,
+        "bad_images": {split: len(bad) for split, bad in sorted(run.data.bad.items())},
+        "seed": run.config.seed,
+        **produced,
+    }
+    files.write_json(workdir / NAME, result)
+    console.say(f"result: {workdir / NAME}")
