@@ -239,15 +239,18 @@ Count = Callable[[str, int, int], None]
 
 @contextlib.contextmanager
 def counter(
-    *, enabled: bool = True, clock: Callable[[], float] = time.monotonic
+    *,
+    enabled: bool = True,
+    at_once: bool = True,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Count]:
     """A function to call with (what, done, total), total 0 where nobody knows it.
 
     On a terminal it shows a bar of what was named last; elsewhere a line when something is first
-    named, and then one every ten seconds. What is done at the first call counts as done before, not
-    as fast.
+    named (unless `at_once` is false), and then one every ten seconds. What is done at the first
+    call counts as done before, not as fast.
     """
-    named, start, bar, line_at = None, (0, 0.0), None, 0.0
+    named, start, bar, line_at = None, (0, 0.0), None, clock()
 
     def count(what: str, done: int, total: int) -> None:
         nonlocal named, start, bar, line_at
@@ -261,7 +264,7 @@ def counter(
             rate = (done - start[0]) / max(now - start[1], 1e-9)
             left = f"{duration((total - done) / rate)} left" if rate > 0 else ""
             bar(completed=done, state=f"{amount}  {left}".rstrip())
-        elif first or now - line_at >= LINE_SECONDS:
+        elif (first and at_once) or now - line_at >= LINE_SECONDS:
             line_at = now
             say(f"{what}  {amount}".rstrip())
 

@@ -1,15 +1,18 @@
 """How good parameters are: top-1 and top-5 error over every example of a split, each once.
 
 python -m alexnet_jax.evaluate --workdir=DIR[,DIR …] [--split=NAME] [--step=N] [--views=1|9|10]
+    [--per_class] [--json=FILE]
 """
 
 import contextlib
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -23,26 +26,42 @@ from alexnet_jax.errors import UserError, local_path
 from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.records import files, metrics, restore
 from alexnet_jax.step import classification_sums
+from alexnet_jax.trained import names, per_class
 from alexnet_jax.trained.pretrained import Kept, read_recipe
 
 
-def evaluate(run: Run, params: dict, *, split: str | None = None, views: int = 1) -> dict:
+def evaluate(
+    run: Run,
+    params: dict,
+    *,
+    split: str | None = None,
+    views: int = 1,
+    progress: data.Progress = lambda *_: None,
+) -> dict:
     """Loss, errors in percent and count of `params` on a split (default: the run's own).
 
     Args:
         views: crops of each image whose softmax probabilities are averaged: 1, the centre; 10,
             the paper's four corners and centre with their mirrors (section 4.1); 9, a grid
             (cuda-convnet's CIFAR nets).
+        progress: called with (what, done, total) after each batch.
     """
-    return evaluate_together([run], [params], split=split, views=views)[-1]
+    return evaluate_together([run], [params], split=split, views=views, progress=progress)[-1]
 
 
 def evaluate_together(
-    runs: Sequence[Run], all_params: Sequence[dict], *, split: str | None = None, views: int = 1
+    runs: Sequence[Run],
+    all_params: Sequence[dict],
+    *,
+    split: str | None = None,
+    views: int = 1,
+    confusion: bool = False,
+    progress: data.Progress = lambda *_: None,
 ) -> list[dict]:
     """What `evaluate` returns for each net, and last for the average of their probabilities.
 
-    The paper averages the predictions of five and of seven nets (section 6, Table 2).
+    The paper averages the predictions of five and of seven nets (section 6, Table 2). With
+    `confusion` each has its matrix too, int [outputs, outputs]: see trained/per_class.py.
 
     Nets of other batch and input sizes go together, where the examples and classes are the same.
 
@@ -53,19 +72,11 @@ def evaluate_together(
     _check_together(runs, split)
     batch_size = _common_batch_size(runs)
     ahead = Ahead()
-    streams = [
-        ahead.each(
-            data.eval_batches(
-                run.data,
-                split,
-                batch_size=batch_size,
-                views=data.views(views, run.data.resize_size - run.data.spec.image_size),
-                shardings=run.layout.batch_shardings(),
-            )
-        )
-        for run in runs
-    ]
+    streams = [_batches(run, split, batch_size, views, ahead) for run in runs]
     parts = [[] for _ in range(len(runs) + 1)]
+    matrices = [per_class.empty(runs[0].model.num_classes) for _ in parts if confusion]
+    done, total = 0, data.num_examples(runs[0].data, split)
+    progress(f"evaluating {split}", done, total)
     skipped = runs[0].data.bad.get(split, {})
     for batches in zip(*streams, strict=True):
         predictions = (
@@ -78,15 +89,34 @@ def evaluate_together(
         for part, log_probs in zip(parts, [*predicted, average], strict=True):
             part.append(_score(log_probs, batches[0]["labels"], batches[0]["mask"]))
             ahead.add(part[-1])
+        for i, log_probs in enumerate([*predicted, average] if confusion else ()):
+            labels, mask = batches[0]["labels"], batches[0]["mask"]
+            matrices[i] = per_class.add(matrices[i], log_probs, labels, mask)
+            ahead.add(matrices[i])
+        done += len(batches[0]["ids"])
+        progress(f"evaluating {split}", min(done, total), total)
     skipped.update(distributed.union(skipped))  # each process knows those that it has read
-    num_examples = data.num_examples(runs[0].data, split) - len(skipped)
+    num_examples = total - len(skipped)
     results = []
     for part in parts:
         sums = metrics.total(part)
         if sums["count"] != num_examples:
             raise RuntimeError(f"evaluated {sums['count']:.0f} of {num_examples} examples")
         results.append(metrics.summarize(sums) | {"count": num_examples})
+    for result, matrix in zip(results, matrices, strict=False):
+        result["confusion"] = np.asarray(matrix)
     return results
+
+
+def _batches(run: Run, split: str, batch_size: int, views: int, ahead: Ahead) -> Iterator[dict]:
+    batches = data.eval_batches(
+        run.data,
+        split,
+        batch_size=batch_size,
+        views=data.views(views, run.data.resize_size - run.data.spec.image_size),
+        shardings=run.layout.batch_shardings(),
+    )
+    return ahead.each(batches)
 
 
 def _check_together(runs: Sequence[Run], split: str) -> None:
@@ -195,30 +225,56 @@ def named_runs(text: str) -> list[Path]:
 
 def main(_):
     """Prints the errors of each run and of their average."""
-    workdirs = named_runs(flags.FLAGS.workdir)
-    loaded = [load_run(workdir, flags.FLAGS.step, flags.FLAGS.data_dir) for workdir in workdirs]
+    given, workdirs = flags.FLAGS, named_runs(flags.FLAGS.workdir)
+    loaded = [load_run(workdir, given.step, given.data_dir) for workdir in workdirs]
     runs, params, steps = zip(*loaded, strict=True)
-    split, views = flags.FLAGS.split or runs[0].config.data.eval_split, flags.FLAGS.views
-    for workdir, run in zip(workdirs, runs, strict=True):
-        say_changes(workdir, run, split)
-    results = evaluate_together(runs, params, split=split, views=views)
-    names = [f"{workdir} step {step}" for workdir, step in zip(workdirs, steps, strict=True)]
+    split, views = given.split or runs[0].config.data.eval_split, given.views
+    with console.counter() as progress:
+        for workdir, run in zip(workdirs, runs, strict=True):
+            progress(f"opening {run.config.data.name}", 0, 0)
+            data.num_examples(run.data, split, progress=progress)
+            say_changes(workdir, run, split)
+        results = evaluate_together(
+            *(runs, params), split=split, views=views, confusion=given.per_class, progress=progress
+        )
+    titles = [f"{workdir} step {step}" for workdir, step in zip(workdirs, steps, strict=True)]
     if len(workdirs) > 1:
-        names.append(f"average of {len(workdirs)}")
-    for name, result in zip(names, results, strict=False):
+        titles.append(f"average of {len(workdirs)}")
+    for title, result in zip(titles, results, strict=False):
         errors = console.errors(result, runs[0].model.num_classes)
         console.say(
-            f"{name}  {split}  {views} view{'s' * (views > 1)}  {errors}  "
+            f"{title}  {split}  {views} view{'s' * (views > 1)}  {errors}  "
             f"of {result['count']} examples"
         )
-    if flags.FLAGS.json:
-        files.write_json(
-            flags.FLAGS.json,
-            [
-                {"name": n, "split": split, "views": views} | r
-                for n, r in zip(names, results, strict=False)
-            ],
-        )
+    if given.per_class:
+        _say_classes(runs[0], workdirs, steps, titles, results, split, views)
+    if given.json:
+        lines = [
+            {"name": title, "split": split, "views": views}
+            | {name: value for name, value in result.items() if name != "confusion"}
+            for title, result in zip(titles, results, strict=False)
+        ]
+        files.write_json(given.json, lines)
+
+
+def _say_classes(
+    run: Run, workdirs: list[Path], steps, titles: list[str], results: list[dict], split, views
+) -> None:
+    """Prints the errors of each class, and writes them into the work directories.
+
+    Those of an average are written into the first.
+    """
+    classes = names.english(run.data.class_names)
+    more = run.model.num_classes - len(classes)  # outputs that no class has
+    classes += tuple(f"output {len(classes) + i}" for i in range(more))
+    for i, (title, result) in enumerate(zip(titles, results, strict=False)):
+        whose = f"step{steps[i]}" if i < len(workdirs) else f"average{len(workdirs)}"
+        name = re.sub(r"[^\w.-]+", "_", f"{split}-{whose}-{views}views")
+        stem = (workdirs[i] if i < len(workdirs) else workdirs[0]) / "per_class" / name
+        what = f"{title}, {split}, {views} view{'s' * (views > 1)}"
+        per_class.show(result["confusion"], classes, what)
+        table, picture = per_class.write(stem, result["confusion"], classes, what)
+        console.say(f"confusion matrix: {table} and {picture}")
 
 
 if __name__ == "__main__":
@@ -229,5 +285,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("step", None, "The checkpoint to evaluate; the best one if not given.")
     flags.DEFINE_integer("views", 1, "Crops of each image to average: 1, 9 or 10.")
     flags.DEFINE_string("data_dir", "", "Where the data lies now, if it has moved.")
+    flags.DEFINE_boolean(
+        "per_class", False, "Errors by class, and WORKDIR/per_class/ with the confusion matrix."
+    )
     cli.define_path("json", None, "A file to write the results to.")
     cli.run(main, required=("workdir",))

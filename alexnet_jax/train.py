@@ -288,7 +288,9 @@ def _mean(sums: dict) -> dict[str, float]:
 def _evaluate(session: Session, state: TrainState, step: int, history: dict):
     """Evaluates, records it, and lets the plateau schedule act on the error at an epoch's end."""
     run = session.run
-    found = evaluate(run, state.params)
+    first = jax.process_index() == 0
+    with console.counter(enabled=first, at_once=False) as progress:
+        found = evaluate(run, state.params, progress=progress)
     epoch = step / run.steps_per_epoch
     with _save_errors(run.config):
         session.writer.write(step, epoch, run.eval_split_name, found)

@@ -1,5 +1,6 @@
 """Whole runs: training, resuming, evaluating, and what mistakes get."""
 
+import csv
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_jax.config import load_config
 from alexnet_jax.errors import UserError
@@ -215,12 +217,25 @@ def test_evaluation_counts_every_example_once_at_any_batch_size(whole_run):
 
 def test_evaluate_command_takes_the_best_checkpoint(whole_run, tmp_path):
     done = tiny.command(
-        "alexnet_jax.evaluate", f"--workdir={whole_run}", f"--json={tmp_path / 'out.json'}"
+        *("alexnet_jax.evaluate", f"--workdir={whole_run}", "--per_class"),
+        f"--json={tmp_path / 'out.json'}",
     )
     assert done.returncode == 0, done.stderr
     best = json.loads((whole_run / "result.json").read_text())["best"]
     assert f"top-1 error {best['top1_error']:.2f}%" in done.stdout
     assert json.loads((tmp_path / "out.json").read_text())[0]["count"] == 36
+    table = whole_run / "per_class" / f"test-step{best['step']}-1views.csv"
+    assert f"{table} and {table.with_suffix('.png')}" in done.stdout
+    with Image.open(table.with_suffix(".png")) as picture:
+        assert min(picture.size) > 300
+    rows = list(csv.DictReader(table.open()))
+    assert [row["class"] for row in rows] == ["astronaut", "coffee", "gravel", "rocket"]
+    errors = [float(row["top1_error"]) for row in rows]
+    assert np.mean(errors) == pytest.approx(best["top1_error"], abs=1e-3)  # nine of each class
+    for row, error in zip(rows, errors, strict=True):
+        right = int(row[f"taken for {row['class']}"])
+        assert error == pytest.approx(100 * (1 - right / 9), abs=1e-3)
+        assert f"{error:.2f}%" in next(x for x in done.stdout.splitlines() if row["class"] in x)
 
 
 def test_evaluation_that_misses_examples_is_an_error(whole_run, monkeypatch):

@@ -84,6 +84,37 @@ def neighbours(path: str, shown: Sequence[Neighbours]) -> None:
     _save(figure, path)
 
 
+def confusion(path: str, matrix: np.ndarray, names: Sequence[str], title: str) -> None:
+    """Draws what each class is taken for, int [classes, classes], in shares of its examples.
+
+    Up to 25 classes are named, and their shares stand in the cells.
+
+    Raises:
+        UserError: as `predictions`.
+    """
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    few = len(names) <= 25
+    side = 2.5 + 0.42 * len(names) if few else 9
+    figure = _figure(side + 1, side)
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(image, ax=axes, shrink=0.7).ax.tick_params(labelsize=7)
+    axes.set_xlabel("taken for", fontsize=9, color=INK)
+    axes.set_ylabel("class", fontsize=9, color=INK)
+    axes.set_title(title, fontsize=9, loc="left", color=INK)
+    axes.tick_params(labelsize=8)
+    if few:
+        shown = [name[:20] for name in names]
+        axes.set_xticks(range(len(names)), shown, rotation=90)
+        axes.set_yticks(range(len(names)), shown)
+        for (row, column), value in np.ndenumerate(share):
+            if value:
+                colour = "white" if value > 0.6 else INK
+                text = f"{100 * value:.0f}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+    _save(figure, path)
+
+
 def _figure(width: float, height: float):
     from matplotlib.figure import Figure
 
