@@ -6,7 +6,11 @@ logits, activations = net.model.apply({"params": net.params}, net.preprocess(ima
 
 import importlib
 
+from alexnet_jax import process
+
 __version__ = "0.1.0"
+
+process.begin_if_run_from(__name__)
 
 # By name: the module that has it, imported when it is asked for, since that takes seconds.
 _PUBLIC = {

@@ -6,6 +6,7 @@ alexnet COMMAND [--help] [OPTIONS], where `alexnet train` is `python -m alexnet_
 import runpy
 import sys
 
+from alexnet_jax import process
 from alexnet_jax.errors import nearest
 
 # {command: (its module, what it does)}
@@ -25,6 +26,7 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the module of the command named first, with the arguments that follow it."""
+    process.begin()
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("--help", "-h"):
         width = max(map(len, COMMANDS)) + 4

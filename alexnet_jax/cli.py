@@ -17,7 +17,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from alexnet_jax import distributed
+from alexnet_jax import distributed, failures, process
 from alexnet_jax.config import flatten, load_config
 from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError, local_path, nearest
@@ -87,16 +87,18 @@ def run(
         _keep_memory()
         return main(argv[1:])
 
-    # File names may be any bytes, and printing one must not end a run.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    process.begin()
     try:
         app.run(quiet_main, flags_parser=lambda argv: _parse(argv, takes_files, required))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-    except Exception:
-        if not jax.distributed.is_initialized():
+    except Exception as error:
+        if line := failures.explain(error):
+            print(f"error: {line}", file=sys.stderr)
+        elif jax.distributed.is_initialized():
+            traceback.print_exc()
+        else:
             raise
-        traceback.print_exc()
     distributed.leave(1)
 
 

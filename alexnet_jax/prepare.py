@@ -257,11 +257,7 @@ def _write_metadata(
 def main(_):
     """Prepares the copy, and says how to read it."""
     spec = data_spec(flags.FLAGS.config)
-    try:
-        name = prepare(spec, flags.FLAGS.out)
-    except KeyboardInterrupt:
-        console.say("stopped; the same command goes on")
-        return 130
+    name = prepare(spec, flags.FLAGS.out)
     console.say(f"read it with --config.data.name={name} --config.data.data_dir={flags.FLAGS.out}")
     return 0
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from alexnet_jax import console, data, distributed, optim
+from alexnet_jax import console, data, distributed, optim, process
 from alexnet_jax.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble, beyond_the_end, other_length, resolve
 from alexnet_jax.config import NEVER, check_same_run, flatten
@@ -83,6 +82,7 @@ def train(config: ConfigDict, workdir: str | Path, *, traced: tuple[int, int] | 
                 _say(line)
             files.write_json(workdir / "config.json", resolved.to_dict())
             pretrained.write_recipe(workdir, kept)
+        stop = stack.enter_context(process.noted())  # until all is written and closed
         writer = metrics.open_writer(workdir, resume_step=int(state.step), enabled=first)
         stack.callback(_close, writer, config)
         writer.text("config", f"```\n{resolved}\n```")
@@ -91,7 +91,7 @@ def train(config: ConfigDict, workdir: str | Path, *, traced: tuple[int, int] | 
         )
         watching = watch.make_watch(run.model, run.layout)
         session = Session(run, workdir, saved, writer, progress, watching, traced)
-        state, history, stopped_by = _loop(session, state, history)
+        state, history, stopped_by = _loop(session, state, history, stop)
         return _end(session, state, history, stopped_by, produced)
 
 
@@ -185,8 +185,8 @@ def _log_steps(run: Run) -> int:
     return min(run.config.log_every_steps, run.steps_per_epoch)
 
 
-def _loop(session: Session, state: TrainState, history: dict):
-    """Trains to the end or until a signal.
+def _loop(session: Session, state: TrainState, history: dict, stop: list[str]):
+    """Trains to the end, or until `stop` has got a signal's name.
 
     Returns:
         The state, the last and best evaluation, and the signal's name, None at the end.
@@ -203,7 +203,7 @@ def _loop(session: Session, state: TrainState, history: dict):
     stopping = False
     traced = session.traced if jax.process_index() == 0 else None
     tracing = profile.tracing(traced, session.workdir / "profile")
-    with session.progress, _stop_on_signal() as stop, tracing as begun:
+    with session.progress, tracing as begun:
         begun(step, state)
         while step < run.total_steps and not stopping:
             batch = next(batches)
@@ -362,20 +362,3 @@ def _end(
         }
         result.write(run, session.workdir, history, measured, produced)
     return 0
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[list[str]]:
-    """A list that gets the name of a SIGTERM or SIGINT; a second SIGINT stops at once."""
-    received = []
-
-    def handle(number, _):
-        received.append(signal.Signals(number).name)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

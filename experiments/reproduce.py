@@ -9,15 +9,18 @@ finished in --out are not trained again.
 import shlex
 import subprocess
 import sys
+import time
 
 from absl import flags
 
-from alexnet_jax import cli
+from alexnet_jax import cli, process
 from alexnet_jax.console import duration, say
 from alexnet_jax.errors import UserError
 from experiments import record
 from experiments.definition import ANALYSES, ROOT, Sweep, cells, studies
 from experiments.ledger import CLAIMS, Claim
+
+TICK_SECONDS = 0.2  # between two looks at a command that runs
 
 
 def commands(claim: Claim, options: list[str]) -> list[tuple[list[str], str]]:
@@ -61,9 +64,24 @@ def main(words: list[str]) -> int:
     for command, said in commands(known[words[0]], options):
         shown = shlex.join(["python", *command[1:]])
         say(f"{shown}{f'    # {said}' if said else ''}")
-        if given.run and (status := subprocess.run(command, cwd=ROOT, check=False).returncode):
+        if given.run and (status := _run(command)):
             return status
     return 0
+
+
+def _run(command: list[str]) -> int:
+    """Runs a command to its end, which a signal asks it for; returns its exit status."""
+    # A group of its own, so that Ctrl-C reaches this process alone, which passes it on once.
+    with (
+        process.noted(second_ends=False) as stop,
+        subprocess.Popen(command, cwd=ROOT, process_group=0) as child,
+    ):
+        while child.poll() is None:
+            if stop:
+                child.terminate()
+                child.wait()
+            time.sleep(TICK_SECONDS)
+    return child.returncode
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from alexnet_jax import cli
+from alexnet_jax import cli, process
 from alexnet_jax.console import duration, say
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import files, lock
@@ -103,7 +103,11 @@ def run(sweeps: Sequence[Sweep], states: Sequence[State], *, jobs: int, data_dir
     free = _shares(jobs)
     children: list[Child] = []
     _record(sweeps, states)
-    with _signals() as stop, _Board(states, jobs) as board, contextlib.ExitStack() as stack:
+    with (
+        process.noted(second_ends=False) as stop,  # the runs' time to save themselves is theirs
+        _Board(states, jobs) as board,
+        contextlib.ExitStack() as stack,
+    ):
         stack.callback(_stop, children)  # whatever ends this, as a full disk may
         while True:
             for child in [child for child in children if child.process.poll() is not None]:
@@ -240,22 +244,6 @@ def _shares(jobs: int) -> list[tuple[int, ...]]:
     if jobs == 1 or not cores:
         return [()] * jobs
     return [tuple(cores[job % len(cores) :: jobs]) for job in range(jobs)]
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[str]]:
-    """A list that gets the name of a SIGINT or SIGTERM."""
-    received = []
-
-    def handle(number, _):
-        received.append(signal.Signals(number).name)
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 # Records
