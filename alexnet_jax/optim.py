@@ -12,7 +12,7 @@ is constant and differ for some tens of steps after each drop: here the old velo
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -54,31 +54,6 @@ class OptimSpec:
     layer_rates: tuple = ()  # (layer, multiplier, from_epoch): latest holds; 0 freezes the layer
     layer_decays: tuple = ()  # (layer, weight decay), where it differs from weight_decay
     trust_coefficient: float = 0.001  # 'lars': eta (optax.lars's default)
-
-
-def _logged(drops, conv_cut, frozen, stop, layers=("conv1",)) -> dict:
-    cuts = tuple((layer, 0.1, conv_cut) for layer in layers) if conv_cut else ()
-    freezes = tuple((layer, 0.0, frozen) for layer in layers)
-    optim = {"schedule": "epochs", "drop_epochs": drops, "layer_rates": cuts + freezes}
-    optim |= {"bias_rate": 2.0, "bias_schedule": "epochs"}
-    return {"optim": optim, "noise_until_epoch": conv_cut, "num_epochs": stop}
-
-
-# Epochs at which the 2012 runs changed rates, by net (source: layers/layer-params-*.cfg; fact sheet
-# section 5), read as completed epochs. `optim` holds fields of OptimSpec; `noise_until_epoch` ends
-# the colour noise (None: not logged); `num_epochs` is where the run was stopped. Drops are those of
-# the kernels. Biases stayed at 0.02 in 145 to the end; 145-2010, 147 and 145-half ended with biases
-# at 0.002 (145-half: of conv1 and conv2 alone), at an epoch that is not logged and so is left out
-# here. A layer's cut and freezing take its biases along. Not logged either: 147's early cut of
-# conv1, 145-half's last drop.
-LOGGED_RUNS: dict[str, dict] = {
-    "145-2010": _logged((23, 51, 78), conv_cut=68, frozen=72, stop=93),
-    "145": _logged((25, 51, 79), conv_cut=67, frozen=72, stop=91),
-    "147": _logged((23, 51, 79), conv_cut=None, frozen=79, stop=90),
-    "148": _logged((22, 44, 86), conv_cut=69, frozen=73, stop=97),
-    "145-half": _logged((20, 48), conv_cut=66, frozen=72, stop=96),
-    "120-2012": _logged((22, 49, 81), conv_cut=66, frozen=73, stop=95, layers=("conv1", "conv2")),
-}
 
 
 def _staircase(values: Sequence[float], starts: Sequence[int]) -> optax.Schedule:
@@ -150,38 +125,47 @@ def _dexp_drops(spec: OptimSpec, total_steps: int) -> list[int]:
     return [math.ceil(i * total_steps / spec.dexp_steps) for i in range(1, spec.dexp_steps)]
 
 
-class VelocityState(NamedTuple):
-    """The optimizer's whole state: updates made so far (int32), and v, shaped as the parameters."""
+class RatesState(NamedTuple):
+    """The optimizer's one counter: updates made so far, int32."""
 
     count: jax.Array
-    velocity: optax.Params
 
 
 def make_optimizer(
     spec: OptimSpec, *, steps_per_epoch: int, total_steps: int
 ) -> optax.GradientTransformationExtraArgs:
-    """The update rule over parameters {layer: {'kernel': ..., 'bias': ...}} of any float dtype.
+    """Makes the update rule over parameters {layer: {'kernel', 'bias'}} of any float dtype.
 
     `update(gradients, state, params, lr_scale=1.0)` returns what to add to the parameters, and the
     new state. Gradients are of the minibatch's mean loss; `lr_scale` is the plateau's factor.
-    The step number is the state's one counter: `optax.tree.get(state, "count")`. The velocity is
-    its one part shaped as the parameters, so `optax.tree.map_params(tx, lambda _, spec: spec,
-    state, specs, transform_non_params=lambda _: P())` makes the state's partition specs.
-
-    A layer whose multiplier is 0 is frozen wholly, as epsW = 0 does in the source (weights.cu):
-    its update is exactly 0 and its velocity stays. LARS needs whole kernels for their norms: call
-    `update` outside shard_map.
+    The state has one counter, `optax.tree.get(state, "count")`, and one part shaped as the
+    parameters, the velocity: `optax.tree.get(state, "trace")`. LARS needs whole kernels for their
+    norms: call `update` outside shard_map.
     """
+    own = {layer: decay for layer, decay in spec.layer_decays}
+    decays = [
+        optax.add_decayed_weights(spec.weight_decay, _kernels_of(lambda name: name not in own))
+    ]
+    for layer, decay in own.items():
+        decays.append(optax.add_decayed_weights(decay, _kernels_of(layer.__eq__)))
+    parts = [optax.chain(*decays)]
+    if spec.optimizer == "lars":
+        trust = optax.scale_by_trust_ratio(trust_coefficient=spec.trust_coefficient)
+        parts.append(optax.masked(trust, _kernels_of(lambda _: True)))
+    rates = _scale_by_rates(spec, steps_per_epoch, total_steps)
+    moving = optax.chain(rates, optax.trace(spec.momentum))
+    return optax.chain(*parts, _unless_frozen(moving, spec, steps_per_epoch))
+
+
+def _scale_by_rates(
+    spec: OptimSpec, steps_per_epoch: int, total_steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by minus the learning rate of each kernel and bias at the step."""
     length = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
     kernel_rate = bias_rate = make_schedule(spec, **length)
     if spec.bias_schedule == "epochs":
         own = {"schedule": "epochs", "drop_epochs": spec.bias_drop_epochs}
         bias_rate = make_schedule(dataclasses.replace(spec, **own), **length)
-
-    def multiplier(layer: str) -> optax.Schedule:
-        entries = [entry for entry in spec.layer_rates if entry[0] == layer]
-        starts = _to_steps([epoch for _, _, epoch in entries], steps_per_epoch)
-        return _staircase([1.0, *(value for _, value, _ in entries)], starts)
 
     def rate(path, count, lr_scale):
         layer, leaf = _names(path)
@@ -190,41 +174,55 @@ def make_optimizer(
             scheduled = bias_rate(count) * spec.bias_rate * (1.0 if own else lr_scale)
         else:
             scheduled = kernel_rate(count) * lr_scale
-        return scheduled * multiplier(layer)(count)
+        return scheduled * _multiplier(spec, layer, steps_per_epoch)(count)
 
-    def unless_frozen(path, count, value, otherwise):
-        layer, _ = _names(path)
-        if not any(name == layer and value == 0 for name, value, _ in spec.layer_rates):
-            return value
-        return jnp.where(multiplier(layer)(count) == 0, otherwise, value)
+    def init(_):
+        return RatesState(jnp.zeros([], jnp.int32))
 
-    def init(params):
-        return VelocityState(jnp.zeros([], jnp.int32), optax.tree.zeros_like(params))
-
-    def update(gradients, state, params=None, *, lr_scale=1.0, **_):
+    def update(updates, state, params=None, *, lr_scale=1.0, **_):
         del params
-        count = state.count
 
-        def advance(path, g, v):
-            step = jnp.asarray(rate(path, count, lr_scale), g.dtype) * g
-            return unless_frozen(path, count, spec.momentum * v - step, v)
+        def scale(path, x):
+            # Negated last: with a fused multiply-add it rounds as momentum * v - rate * x does.
+            return -(jnp.asarray(rate(path, state.count, lr_scale), x.dtype) * x)
 
-        velocity = _map_with_path(advance, gradients, state.velocity)
-        updates = _map_with_path(lambda path, v: unless_frozen(path, count, v, 0), velocity)
-        return updates, VelocityState(optax.safe_increment(count), velocity)
+        return _map_with_path(scale, updates), RatesState(optax.safe_increment(state.count))
 
-    decays = dict(spec.layer_decays)
+    return optax.GradientTransformationExtraArgs(init, update)
 
-    def add_decay(path, gradient, param):
-        layer, leaf = _names(path)
-        decay = decays.get(layer, spec.weight_decay) if leaf == "kernel" else 0.0
-        return gradient + decay * param if decay else gradient
 
-    parts = [optax.stateless(lambda g, params: _map_with_path(add_decay, g, params))]
-    if spec.optimizer == "lars":
-        trust = optax.scale_by_trust_ratio(trust_coefficient=spec.trust_coefficient)
-        parts.append(optax.masked(trust, _are_kernels))
-    return optax.chain(*parts, optax.GradientTransformationExtraArgs(init, update))
+def _unless_frozen(
+    moving: optax.GradientTransformationExtraArgs, spec: OptimSpec, steps_per_epoch: int
+) -> optax.GradientTransformationExtraArgs:
+    """Leaves a layer whose multiplier is 0 as it is, as epsW = 0 does in the source (weights.cu).
+
+    Its update is exactly 0 and its velocity stays, whatever its gradients are.
+    """
+    freezing = {layer for layer, value, _ in spec.layer_rates if value == 0}
+
+    def update(updates, state, params=None, **extra):
+        count, before = (optax.tree.get(state, name) for name in ("count", "trace"))
+        updates, state = moving.update(updates, state, params, **extra)
+
+        def keep(path, new, otherwise):
+            layer, _ = _names(path)
+            if layer not in freezing:
+                return new
+            frozen = _multiplier(spec, layer, steps_per_epoch)(count) == 0
+            return jnp.where(frozen, otherwise, new)
+
+        trace = _map_with_path(keep, optax.tree.get(state, "trace"), before)
+        updates = _map_with_path(lambda path, new: keep(path, new, 0), updates)
+        return updates, optax.tree.set(state, trace=trace)
+
+    return optax.GradientTransformationExtraArgs(moving.init, update)
+
+
+def _multiplier(spec: OptimSpec, layer: str, steps_per_epoch: int) -> optax.Schedule:
+    """Step -> factor on the learning rate of a layer."""
+    entries = [entry for entry in spec.layer_rates if entry[0] == layer]
+    starts = _to_steps([epoch for _, _, epoch in entries], steps_per_epoch)
+    return _staircase([1.0, *(value for _, value, _ in entries)], starts)
 
 
 def _names(path) -> tuple[str, str]:
@@ -232,8 +230,15 @@ def _names(path) -> tuple[str, str]:
     return path[-2].key, path[-1].key
 
 
-def _are_kernels(params):
-    return _map_with_path(lambda path, _: _names(path)[1] == "kernel", params)
+def _kernels_of(taken: Callable[[str], bool]) -> Callable:
+    """Makes the mask of the kernels of those layers whose name is `taken`."""
+
+    def mask(tree):
+        return _map_with_path(
+            lambda path, _: _names(path)[1] == "kernel" and taken(_names(path)[0]), tree
+        )
+
+    return mask
 
 
 class PlateauState(NamedTuple):

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from alexnet_jax import console, data, distributed, optim, process
@@ -27,6 +26,7 @@ from alexnet_jax.records import (
     provenance,
     restore,
     result,
+    saved_state,
     watch,
 )
 from alexnet_jax.step import TrainState
@@ -124,31 +124,13 @@ def _say(line: str) -> None:
 
 def _restore_or_start(run: Run, saved: checkpoint.Checkpoints, workdir: Path):
     """The state to go on from, and the last and best evaluation before it."""
-    abstract = run.abstract_state()
-    restored = checkpoint.restore_latest(saved, abstract.params, _rest(abstract), _say)
-    if restored is None:
-        _say("initialising the parameters")
-        state = run.fresh_state()
-        if path := run.config.init_from:
-            state = state.replace(params=begin_from(path, run, state.params, _say))
-        return state, {"last": None, "best": None}
-    params, rest, meta = restored
-    step = meta["step"]
-    if step > run.total_steps:
-        raise UserError(
-            f"the run in {workdir} has made {step} steps, and was asked to end after "
-            f"{run.total_steps}: raise num_epochs or num_train_steps, or choose another --workdir"
-        )
-    _say(f"goes on from step {step} of {run.total_steps}")
-    history = meta["history"]
-    dropped = jnp.int32(history.pop("nonfinite", 0))  # earlier checkpoints lack it
-    dropped = jax.device_put(dropped, run.layout.replicated())
-    return TrainState(**rest | {"params": params, "nonfinite": dropped}), history
-
-
-def _rest(state: TrainState) -> dict:
-    """What a checkpoint keeps beside the parameters; `nonfinite`, younger, is in its meta."""
-    return {name: x for name, x in vars(state).items() if name != "nonfinite"} | {"params": {}}
+    if restored := saved_state.restore_latest(run, saved, workdir, _say):
+        return restored
+    _say("initialising the parameters")
+    state = run.fresh_state()
+    if path := run.config.init_from:
+        state = state.replace(params=begin_from(path, run, state.params, _say))
+    return state, {"last": None, "best": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,7 +301,7 @@ def _save(session: Session, state: TrainState, step: int, history: dict) -> None
         checkpoint.finish(session.saved)  # where the last save failed, this one may not
     with _save_errors(session.run.config):
         session.writer.sync()
-        checkpoint.save(session.saved, step, state.params, _rest(state), meta, error)
+        checkpoint.save(session.saved, step, state.params, saved_state.to_saved(state), meta, error)
 
 
 @contextlib.contextmanager

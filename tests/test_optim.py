@@ -13,8 +13,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.models.logged_runs import LOGGED_RUNS
 from alexnet_jax.optim import (
-    LOGGED_RUNS,
     OptimSpec,
     check,
     init_plateau,
@@ -24,6 +24,8 @@ from alexnet_jax.optim import (
     unreached,
     update_plateau,
 )
+from alexnet_jax.records import saved_state
+from alexnet_jax.step import TrainState
 
 LAYERS = ("conv1", "conv2", "fc8")
 
@@ -156,7 +158,7 @@ def test_layer_rates_hold_from_their_epoch():
 def test_a_frozen_layer_keeps_every_bit_and_the_others_move():
     tx = optimizer(steps_per_epoch=2, layer_rates=(("conv1", 0.1, 1), ("conv1", 0.0, 2)))
     history = train(tx, params_like(1.0), params_like(0.5), 7)
-    velocities = [optax.tree.get(state, "velocity") for _, state in history]
+    velocities = [optax.tree.get(state, "trace") for _, state in history]
     for (before, after), (v_before, v_after) in zip(
         itertools.pairwise(history),
         itertools.pairwise(velocities),
@@ -264,8 +266,25 @@ def test_state_is_one_counter_and_a_velocity_that_takes_the_params_shardings():
         placed = optax.tree.map_params(
             tx, lambda _, spec: spec, state, specs, transform_non_params=lambda _: jax.P()
         )
-        assert optax.tree.get(placed, "velocity") == specs
+        assert optax.tree.get(placed, "trace") == specs
         assert optax.tree.get(placed, "count") == jax.P()
+
+
+@pytest.mark.parametrize(("name", "place"), [("momentum", 1), ("lars", 2)])
+def test_checkpoints_keep_the_state_by_the_names_that_it_always_had(name, place):
+    tx, params = optimizer(optimizer=name), params_like(1.0)
+    state = TrainState(1, params, tx.init(params), init_plateau(), 0, {}, {}, nonfinite=3)
+    saved = saved_state.to_saved(state)
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_flatten_with_path(saved["opt_state"])[0]
+    ]
+    velocity = [
+        f"{place}/velocity/{layer}/{leaf}" for layer in LAYERS for leaf in ("bias", "kernel")
+    ]
+    assert sorted(paths) == sorted([f"{place}/count", *velocity])
+    assert saved["params"] == {}
+    assert "nonfinite" not in saved
 
 
 def run_plateau(errors, state=None, **fields):

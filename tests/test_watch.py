@@ -14,7 +14,6 @@ from alexnet_jax import models
 from alexnet_jax.config import load_config
 from alexnet_jax.data import tfrecord
 from alexnet_jax.evaluate import load_run
-from alexnet_jax.optim import VelocityState
 from alexnet_jax.parallel import make_layout
 from alexnet_jax.records import watch
 from alexnet_jax.train import train
@@ -71,7 +70,7 @@ def test_every_layout_shows_the_same(name):
         jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
         for _ in range(2)
     )
-    state = params, (optax.EmptyState(), VelocityState(np.int32(3), velocity))
+    state = params, (optax.EmptyState(), optax.TraceState(velocity))
     placed = jax.device_put(state, layout.state_shardings(state))
     assert placed[0]["fc6"]["kernel"].is_fully_replicated == (name == "data")
 

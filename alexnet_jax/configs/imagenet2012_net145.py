@@ -9,7 +9,7 @@ convdata.py. Where it differs from the paper's text: see the README.
 """
 
 from alexnet_jax.configs import base
-from alexnet_jax.optim import LOGGED_RUNS
+from alexnet_jax.models.logged_runs import LOGGED_RUNS
 
 
 def get_config():

@@ -36,7 +36,7 @@ def make_watch(model: AlexNet, layout: Layout) -> Watch:
     first = model.layers[0].name
 
     def norms(params, opt_state):
-        velocity = optax.tree.get(opt_state, "velocity")
+        velocity = optax.tree.get(opt_state, "trace")
         return {
             f"{name}/{layer}": jnp.sqrt(jnp.sum(leaves["kernel"] ** 2))
             for name, tree in (("weight_norm", params), ("update_norm", velocity))
