@@ -126,8 +126,9 @@ def _restore_or_start(run: Run, saved: checkpoint.Checkpoints, workdir: Path):
     """The state to go on from, and the last and best evaluation before it."""
     if restored := saved_state.restore_latest(run, saved, workdir, _say):
         return restored
-    _say("initialising the parameters")
-    state = run.fresh_state()
+    with console.counter(enabled=jax.process_index() == 0) as progress:
+        progress("initialising the parameters", 0, 0)
+        state = run.fresh_state()
     if path := run.config.init_from:
         state = state.replace(params=begin_from(path, run, state.params, _say))
     return state, {"last": None, "best": None}

@@ -94,7 +94,10 @@ def test_classes_are_mixed_in_the_stored_order(built):
 
 
 def test_two_builds_are_byte_identical_and_leave_nothing_else(built, tmp_path, capfd):
-    assert contents(photos.dataset_dir(tmp_path)) == contents(built)
+    said = []
+    again = photos.dataset_dir(tmp_path, lambda *what: said.append(what))
+    assert contents(again) == contents(built)
+    assert said == [("preparing photos", 0, 0)]
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
     assert [path.name for path in (tmp_path / "photos").iterdir()] == [photos.VERSION]
     assert capfd.readouterr().out == ""
@@ -119,7 +122,7 @@ def test_fields_of_a_record_stand_in_order(tmp_path):
 
 def test_a_built_set_is_used_as_it_is(built):
     before = {path: path.stat().st_mtime_ns for path in built.iterdir()}
-    assert photos.dataset_dir(built.parent.parent) == built
+    assert photos.dataset_dir(built.parent.parent, pytest.fail) == built
     assert {path: path.stat().st_mtime_ns for path in built.iterdir()} == before
 
 

@@ -1,17 +1,15 @@
 """A data set that is open: which splits it has, what each of them is, and where it is held."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from alexnet_jax.data import device
 from alexnet_jax.data.device import Shardings, Squares
 from alexnet_jax.data.identity import Identity
-from alexnet_jax.data.sources import Source, SourceMissing, open_source, plain_name
+from alexnet_jax.data.sources import Progress, Source, SourceMissing, open_source, plain_name
 from alexnet_jax.errors import UserError
-
-Progress = Callable[[str, int, int], None]  # what, done, total
 
 
 @dataclass(frozen=True)
@@ -189,20 +187,20 @@ def _open_split(
     class_names: Sequence[str] | None,
     progress: Progress | None,
 ) -> Source | Squares:
+    progress = progress or (lambda *_: None)
+    choices = {"class_names": class_names, "progress": progress}
     if spec.backend == "tfdata":
-        source = open_source(spec.name, spec.data_dir, split, class_names=class_names)
+        source = open_source(spec.name, spec.data_dir, split, **choices)
         # Of a split without labels, now and not after the first epoch; unreadable, it is met later.
         with contextlib.suppress(OSError, ValueError):
             source.check_label(0, source.read(0)[1])
         return source
     skip_bad = spec.bad_images == "skip"
     try:
-        source = open_source(
-            spec.name, spec.data_dir, split, class_names=class_names, download=False
-        )
+        source = open_source(spec.name, spec.data_dir, split, **choices, download=False)
     except SourceMissing:
         kept = device.load_kept(spec.name, split, resize_size, skip_bad=skip_bad)
         if kept is not None:
             return kept
-        source = open_source(spec.name, spec.data_dir, split, class_names=class_names)
+        source = open_source(spec.name, spec.data_dir, split, **choices)
     return device.load(source, resize_size, skip_bad=skip_bad, progress=progress)

@@ -22,7 +22,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -117,7 +117,9 @@ def patches(split: str) -> Iterator[tuple[str, Image.Image]]:
             yield class_name, photograph.crop(box)
 
 
-def dataset_dir(data_dir: str | Path | None) -> Path:
+def dataset_dir(
+    data_dir: str | Path | None, progress: Callable[[str, int, int], None] = lambda *_: None
+) -> Path:
     """Returns DATA_DIR/photos/VERSION, a prepared TFDS set, after building it if it is missing.
 
     An empty `data_dir` means TFDS's own default (TFDS_DATA_DIR, or ~/tensorflow_datasets). The set
@@ -132,6 +134,7 @@ def dataset_dir(data_dir: str | Path | None) -> Path:
     final = root / "photos" / VERSION
     if _is_built(final):
         return final
+    progress("preparing photos", 0, 0)
     try:
         root.mkdir(parents=True, exist_ok=True)
         _remove_stale(root)

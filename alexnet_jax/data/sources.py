@@ -24,6 +24,8 @@ from alexnet_jax.data import cache, files, identity, tfrecord
 from alexnet_jax.data.identity import normal_name, some
 from alexnet_jax.errors import UserError
 
+Progress = Callable[[str, int, int], None]  # what, done, total, which is 0 where nobody knows it
+
 _LAYOUT = "expected images as PATH/SPLIT/CLASS/IMAGE"
 # What must be fetched by hand, where TFDS's own text is long.
 _ARCHIVES = {"imagenet2012": "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"}
@@ -84,6 +86,7 @@ def open_source(
     *,
     class_names: Sequence[str] | None = None,
     download: bool = True,
+    progress: Progress = lambda *_: None,
 ) -> Source:
     """Opens a split of a data set for reading.
 
@@ -92,7 +95,7 @@ def open_source(
     `data_dir` is TFDS's folder of prepared sets, by default TFDS's own. A set that isn't there
     is downloaded and prepared if `download` allows it. `class_names` fixes the classes and their
     order (those of training), to which the labels are matched by name; by default they are the
-    split's own.
+    split's own. `progress` is called before anything is prepared.
 
     Raises UserError; of its kinds, SourceMissing if the data set isn't here and cannot be fetched,
     OtherClasses if it has a class beyond `class_names`.
@@ -100,7 +103,7 @@ def open_source(
     name = plain_name(name)
     if name.startswith("folder:"):
         return _open_folder(name, split, class_names)
-    return _by_name(_open_tfds(name, data_dir, split, download), class_names)
+    return _by_name(_open_tfds(name, data_dir, split, download, progress), class_names)
 
 
 def plain_name(name: str) -> str:
@@ -135,8 +138,10 @@ def _stray(where: str, name: str, class_names: Sequence[str]) -> str:
     return f"{where} has class {name!r}, which isn't among the classes of training: {known}"
 
 
-def _open_tfds(name: str, data_dir: str | None, split: str, download: bool) -> Source:
-    builder = _tfds_builder(name, data_dir, download)
+def _open_tfds(
+    name: str, data_dir: str | None, split: str, download: bool, progress: Progress
+) -> Source:
+    builder = _tfds_builder(name, data_dir, download, progress)
     info = builder.info
     image_key, label_key = _supervised_keys(name, info)
     try:
@@ -217,7 +222,7 @@ def _example_reader(
     return read
 
 
-def _tfds_builder(name: str, data_dir: str | None, download: bool) -> Any:
+def _tfds_builder(name: str, data_dir: str | None, download: bool, progress: Progress) -> Any:
     """Returns the TFDS builder of a prepared data set."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -229,7 +234,7 @@ def _tfds_builder(name: str, data_dir: str | None, download: bool) -> Any:
         from alexnet_jax.data import photos
 
         try:
-            return tfds.builder_from_directory(photos.dataset_dir(place))
+            return tfds.builder_from_directory(photos.dataset_dir(place, progress))
         except UserError as error:
             raise SourceMissing(str(error)) from None
 
@@ -260,6 +265,8 @@ def _tfds_builder(name: str, data_dir: str | None, download: bool) -> Any:
             raise SourceMissing(f"data set {name!r} cannot be opened: {_line(problem)}")
         if not download:
             raise SourceMissing(f"data set {name!r} is not prepared in {builder.data_path}")
+        progress(f"downloading and preparing {name}", 0, 0)
+        tfds.disable_progress_bar()  # TFDS's would write into that of `progress`
         _prepare(name, builder)
     return builder
 
