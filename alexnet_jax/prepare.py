@@ -29,6 +29,7 @@ from PIL import Image
 
 from alexnet_jax import cli, console, data
 from alexnet_jax.assemble import data_spec
+from alexnet_jax.config import is_folder
 from alexnet_jax.data import decode, host
 from alexnet_jax.data.sources import Source, open_source
 from alexnet_jax.errors import UserError
@@ -74,7 +75,8 @@ def prepare(spec: data.DataSpec, out: str | Path) -> str:
     }
     try:
         with lock.acquire(folder):
-            shards = _open_journal(folder / _JOURNAL, head)
+            stamps = {split: source.stamp for split, source in sources.items()}
+            shards = _open_journal(folder / _JOURNAL, head, stamps)
             if not (folder / "dataset_info.json").exists():
                 skip = spec.bad_images == "skip"
                 _write_shards(folder, name, sources, opened.resize_size, skip, shards)
@@ -101,23 +103,33 @@ def shard_name(name: str, split: str, shard: int, shards: int) -> str:
     return f"{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
 
 
-def _open_journal(path: Path, head: dict) -> dict[str, dict]:
-    """The finished shards by file name; starts the journal where there is none."""
+def _open_journal(path: Path, head: dict, stamps: dict[str, str]) -> dict[str, dict]:
+    """The finished shards by file name; starts the journal where there is none.
+
+    `stamps` of the splits stand for their fingerprints in the journals of earlier commits.
+    """
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():
         try:
             lines.append(json.loads(text))
         except ValueError:  # A last line cut short by a kill.
             break
-    if lines and lines[0] != head:
+    if lines and not _is_of(lines[0], head, stamps):
         raise UserError(
             f"{path.parent} holds a copy made of other data, or otherwise: remove it, or choose"
             " another --out"
         )
-    lines = lines or [head]
+    lines = [head, *lines[1:]]
     # Whole again, for the lines that follow.
     files.replace(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
     return {line["file"]: line for line in lines[1:] if path.with_name(line["file"]).exists()}
+
+
+def _is_of(kept: object, head: dict, stamps: dict[str, str]) -> bool:
+    """Whether a journal's head says the same as `head`; folders may have moved."""
+    if isinstance(kept, dict) and all(is_folder(str(each.get("source"))) for each in (kept, head)):
+        kept = kept | {"source": head["source"]}
+    return kept in (head, head | {"fingerprints": stamps})
 
 
 def _write_shards(

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -65,9 +66,10 @@ def test_the_copy_is_the_original_but_for_jpeg(folder, tmp_path):
         assert image.layer[0][1:3] == (1, 1)  # 4:4:4: the colours are sampled as the brightness
 
 
-def test_tfds_reads_it(folder, tmp_path):
+def test_tfds_reads_it(tmp_path):
     import tensorflow_datasets as tfds
 
+    folder = tiny.make_folder(tmp_path / "photographs", train=6, test=2)
     for split in ("train", "test"):  # TFDS's own files are UTF-8
         odd = folder / split / os.fsdecode(b"caf\xe9")
         (folder / split / "coffee").rename(odd)
@@ -130,6 +132,18 @@ def test_a_finished_copy_is_left_alone(folder, tmp_path, monkeypatch):
     prepare.prepare(spec(folder), tmp_path)
     monkeypatch.setattr(decode, "square", None)
     assert prepare.prepare(spec(folder), tmp_path) == NAME
+    journal = tmp_path / NAME / prepare.VERSION / "prepare.jsonl"
+    text = journal.read_text()
+    # Earlier commits' fingerprints had the files' times in them.
+    for split in ("train", "test"):
+        source = open_source(f"folder:{folder}", None, split)
+        journal.write_text(journal.read_text().replace(source.fingerprint, source.stamp))
+    assert journal.read_text() != text
+    assert prepare.prepare(spec(folder), tmp_path) == NAME
+    assert journal.read_text() == text
+    # Folders may move.
+    moved = shutil.copytree(folder, tmp_path / "elsewhere" / folder.name)
+    assert prepare.prepare(spec(moved), tmp_path) == NAME
 
 
 def test_other_data_is_refused(folder, tmp_path):
