@@ -27,7 +27,7 @@ from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.records import files, metrics, restore
 from alexnet_jax.step import classification_sums
 from alexnet_jax.trained import names, per_class
-from alexnet_jax.trained.pretrained import Kept, read_recipe
+from alexnet_jax.trained.kept import Kept, read_recipe
 
 
 def evaluate(
@@ -186,7 +186,7 @@ def _from_kept(config: ConfigDict, kept: Kept) -> Run:
     opened = data.open_for_evaluation(spec, class_names=kept.class_names, num_train=num_train)
     recipe = kept.recipe
     preprocess = Preprocess(
-        mean=recipe.mean, own_place=recipe.mean_under_crop, scale=config.data.scale
+        mean=recipe.mean, mean_under_crop=recipe.mean_under_crop, scale=config.data.scale
     )
     return assemble(config, opened, preprocess=preprocess)
 

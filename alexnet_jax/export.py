@@ -33,7 +33,8 @@ from alexnet_jax.models import AlexNet
 from alexnet_jax.models.presets import OWT
 from alexnet_jax.records import files
 from alexnet_jax.trained import pictures
-from alexnet_jax.trained.pretrained import Pretrained, Recipe, open_pretrained, write_weights
+from alexnet_jax.trained.pretrained import Pretrained, open_pretrained, write_weights
+from alexnet_jax.trained.recipe import Recipe
 from alexnet_jax.weights import torchvision
 
 INPUTS = ("uint8", "float32")

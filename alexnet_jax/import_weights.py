@@ -17,7 +17,8 @@ from absl import flags
 
 from alexnet_jax import cli, console, models
 from alexnet_jax.errors import UserError, choose, local_path, missing
-from alexnet_jax.trained.pretrained import DESCRIPTION, WEIGHTS, Pretrained, Recipe, write_weights
+from alexnet_jax.trained.pretrained import DESCRIPTION, WEIGHTS, Pretrained, write_weights
+from alexnet_jax.trained.recipe import Recipe
 from alexnet_jax.weights import caffe, cuda_convnet, torchvision
 from alexnet_jax.weights.net import Found, fit
 

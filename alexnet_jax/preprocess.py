@@ -20,10 +20,10 @@ class Preprocess:
 
     Attributes:
         mean: [R, R, 3] mean image of the training set, or [3] channel mean, in grey levels.
-        own_place: subtract the part of the mean image under each crop, as the paper's text says
-            (section 2); else its centre, wherever the crop lay, as the 2012 code does
+        mean_under_crop: subtract the part of the mean image under each crop, as the paper's text
+            says (section 2); else its centre, wherever the crop lay, as the 2012 code does
             (cuda-convnet `convdata.py`).
-        scale: factor on the mean-subtracted grey levels; 1 in 2012.
+        scale: factor on the mean-subtracted grey levels, one or [3]; 1 in 2012.
         noise_axes: [3, 3], one row for each principal colour axis: its direction times the
             standard deviation of the noise along it, in grey levels; None for no noise.
         noise_divisor: the image is divided by this while noise is added (1.1 in the 2012 code).
@@ -31,8 +31,8 @@ class Preprocess:
     """
 
     mean: np.ndarray
-    own_place: bool = False
-    scale: float = 1.0
+    mean_under_crop: bool = False
+    scale: float | np.ndarray = 1.0
     noise_axes: np.ndarray | None = None
     noise_divisor: float = 1.0
     noise_until_step: int = np.iinfo(np.int32).max
@@ -59,7 +59,7 @@ class Preprocess:
         mean = jnp.asarray(self.mean, jnp.result_type(float))
         if mean.ndim == 1:
             return mean
-        if not self.own_place:
+        if not self.mean_under_crop:
             start = (mean.shape[0] - size) // 2
             return mean[start : start + size, start : start + size]
 
@@ -108,7 +108,7 @@ def make_preprocess(
         axes = colour_noise_std * sizes[:, None] * directions
     return Preprocess(
         mean=np.asarray(means[mean]),
-        own_place=mean == "image",
+        mean_under_crop=mean == "image",
         scale=scale,
         noise_axes=axes,
         noise_divisor=1.1 if colour_noise == "source" else 1.0,

@@ -30,8 +30,9 @@ from alexnet_jax.records import (
     watch,
 )
 from alexnet_jax.step import TrainState
-from alexnet_jax.trained import pretrained, resume
+from alexnet_jax.trained import resume
 from alexnet_jax.trained.begin import begin_from
+from alexnet_jax.trained.kept import write_recipe
 
 STEPS_AHEAD = 2  # steps dispatched before the oldest has finished; more would only hold memory
 
@@ -81,7 +82,7 @@ def train(config: ConfigDict, workdir: str | Path, *, traced: tuple[int, int] | 
             for line in [*beyond_the_end(run), *other_length(run, workdir, int(state.step))]:
                 _say(line)
             files.write_json(workdir / "config.json", resolved.to_dict())
-            pretrained.write_recipe(workdir, kept)
+            write_recipe(workdir, kept)
         stop = stack.enter_context(process.noted())  # until all is written and closed
         writer = metrics.open_writer(workdir, resume_step=int(state.step), enabled=first)
         stack.callback(_close, writer, config)

@@ -38,7 +38,7 @@ def compiled(net: str, layout_name: str, data: int, model_axis: int) -> list[Col
     )
     tx = optim.make_optimizer(optim.OptimSpec(), steps_per_epoch=10, total_steps=100)
     mean_image = np.zeros((256, 256, 3), np.float32)
-    prep = Preprocess(mean_image, own_place=True, noise_axes=np.eye(3))
+    prep = Preprocess(mean_image, mean_under_crop=True, noise_axes=np.eye(3))
     state = jax.eval_shape(lambda: init_state(model, tx, 0, SIZE))
     batch = {
         "images": jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), jnp.uint8),

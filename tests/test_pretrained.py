@@ -23,7 +23,9 @@ from alexnet_jax.evaluate import load_run
 from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.train import train
 from alexnet_jax.trained.begin import begin_from
-from alexnet_jax.trained.pretrained import RECIPE, Recipe, open_pretrained
+from alexnet_jax.trained.kept import RECIPE
+from alexnet_jax.trained.pretrained import open_pretrained
+from alexnet_jax.trained.recipe import Recipe
 from tests import tiny
 
 
@@ -124,7 +126,7 @@ def test_the_arithmetic_is_that_of_training(mean, views):
     crops = np.array(data.views(views, 4), np.int32)
     cut = [square[y : y + 8, x : x + 8] for y, x, _ in crops]
     cut = [image[:, ::-1] if crop[2] else image for image, crop in zip(cut, crops, strict=True)]
-    preprocess = Preprocess(mean=values, own_place=mean == "image", scale=1 / 64)
+    preprocess = Preprocess(mean=values, mean_under_crop=mean == "image", scale=1 / 64)
     expected = preprocess(jnp.asarray(np.stack(cut)), jnp.asarray(crops), None, 0)
     np.testing.assert_array_equal(recipe(square, views), expected)
 

@@ -15,7 +15,8 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate, evaluate_together, load_run
 from alexnet_jax.train import train
 from alexnet_jax.trained.begin import begin_from
-from alexnet_jax.trained.pretrained import open_pretrained, read_recipe, write_recipe
+from alexnet_jax.trained.kept import read_recipe, write_recipe
+from alexnet_jax.trained.pretrained import open_pretrained
 from tests import tiny
 
 

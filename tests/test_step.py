@@ -51,7 +51,7 @@ def train(name, data, model_axis, *, steps=3, classes=CLASSES, dtype="float32"):
     length = {"steps_per_epoch": 10, "total_steps": 100}
     tx = optim.make_optimizer(optim.OptimSpec(learning_rate=0.01, bias_rate=2.0), **length)
     mean = np.random.default_rng(9).uniform(80, 140, (SIZE + 4, SIZE + 4, 3))
-    prep = Preprocess(mean, own_place=True, scale=1 / 64, noise_axes=np.diag([3.0, 5.0, 7.0]))
+    prep = Preprocess(mean, mean_under_crop=True, scale=1 / 64, noise_axes=np.diag([3.0, 5.0, 7.0]))
     state = init_state(model, tx, seed=0, image_size=SIZE)
     state = jax.device_put(state, layout.state_shardings(state))
     step = jax.jit(make_train_step(model, tx, layout, prep))

@@ -9,7 +9,8 @@ import numpy as np
 from alexnet_jax.data.identity import normal_name, some
 from alexnet_jax.errors import UserError
 from alexnet_jax.trained import names
-from alexnet_jax.trained.pretrained import open_pretrained, recipe_of
+from alexnet_jax.trained.kept import recipe_of
+from alexnet_jax.trained.pretrained import open_pretrained
 
 
 def begin_from(path: str | Path, run, params: dict, log: Callable[[str], None]) -> dict:

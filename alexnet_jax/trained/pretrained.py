@@ -3,8 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,65 +11,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import linen as nn
-from PIL import Image
 
 from alexnet_jax import models
 from alexnet_jax.config import read_config
-from alexnet_jax.data import cache, decode
-from alexnet_jax.data.identity import Identity, normal_name
-from alexnet_jax.data.plan import views as crops_of
 from alexnet_jax.errors import UserError, local_path, writing
-from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.records import files, provenance
+from alexnet_jax.trained.kept import describe, read_recipe, recipe_of
+from alexnet_jax.trained.recipe import Recipe
 
-RECIPE = "recipe.npz"  # in a run's directory, since it was begun
 WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"  # in import_weights' --out
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Recipe:
-    """How a picture becomes the net's input; in grey levels 0..255, RGB.
-
-    image_size: side S of the net's input, in pixels.
-    resize_size: side R of the square that it is cut from.
-    mean: subtracted; float32 [R, R, 3], or [3] for each channel.
-    mean_under_crop: subtract the part of a mean image under each crop, else its centre.
-    scale: factor on what is left; float32 [3].
-    """
-
-    image_size: int
-    resize_size: int
-    mean: np.ndarray
-    mean_under_crop: bool
-    scale: np.ndarray
-
-    def __call__(self, image, views: int = 1) -> np.ndarray:
-        """The net's input of a picture; see `Pretrained.preprocess`."""
-        square = _square(image, self.resize_size)
-        crops = []
-        for y, x, flipped in crops_of(views, self.resize_size - self.image_size):
-            crop = self._cut(square, y, x).astype(np.float32)
-            crop = crop[:, ::-1] if flipped else crop
-            crops.append((crop - self._mean(y, x, flipped)) * self.scale)
-        return np.stack(crops)
-
-    def of_squares(self, squares):
-        """The net's input of uint8 [N, R, R, 3], their centres; JAX can trace it."""
-        ((y, x, _),) = crops_of(1, self.resize_size - self.image_size)
-        crop = squares[:, y : y + self.image_size, x : x + self.image_size]
-        return (crop.astype(np.float32) - self._mean(y, x, 0)) * self.scale
-
-    def _cut(self, square: np.ndarray, y: int, x: int) -> np.ndarray:
-        return square[y : y + self.image_size, x : x + self.image_size]
-
-    def _mean(self, y: int, x: int, flipped: int) -> np.ndarray:
-        if self.mean.ndim == 1:
-            return self.mean
-        if not self.mean_under_crop:
-            y = x = (self.resize_size - self.image_size) // 2
-            return self._cut(self.mean, y, x)
-        mean = self._cut(self.mean, y, x)
-        return mean[:, ::-1] if flipped else mean
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,94 +83,6 @@ def open_pretrained(path: str | Path, step: int | None = None) -> Pretrained:
     )
 
 
-# Of a run
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Kept:
-    """What a run keeps of its data set.
-
-    recipe: with the mean of its training split.
-    class_names: in the order of its outputs.
-    train, evaluation: what its splits were; None of a run of an earlier commit.
-    """
-
-    recipe: Recipe
-    class_names: tuple[str, ...]
-    train: Identity | None
-    evaluation: Identity | None
-
-
-def kept_of(run) -> Kept:
-    """Returns what `run`, whose splits have been opened, has to keep."""
-    spec = run.data.spec
-    return Kept(
-        recipe=recipe_of(run),
-        class_names=run.data.class_names,
-        train=run.data.identity(spec.train_split),
-        evaluation=run.data.identity(spec.eval_split),
-    )
-
-
-def write_recipe(workdir: Path, kept: Kept) -> None:
-    """Keeps in `workdir` what the net of a run needs of its data set.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    arrays = {"mean": kept.recipe.mean, "scale": kept.recipe.scale}
-    meta = _meta(kept.recipe, kept.class_names)
-    for name, split in (("train", kept.train), ("evaluation", kept.evaluation)):
-        if split is not None:
-            fields = dataclasses.asdict(split)
-            files = "\n".join(fields.pop("files")).encode("utf-8", "surrogateescape")
-            arrays[f"{name}_files"] = np.frombuffer(zlib.compress(files, 1), np.uint8)
-            meta[name] = fields
-    with writing(workdir / RECIPE):
-        cache.store(workdir / RECIPE, arrays, meta)
-
-
-def read_recipe(workdir: Path) -> Kept | None:
-    """Returns what the run in `workdir` kept; None where that is missing or damaged.
-
-    Runs from before it was kept have none. A damaged one is named on stderr.
-    """
-    path = Path(workdir) / RECIPE
-    try:
-        arrays, meta = cache.read(path)
-        splits = dict.fromkeys(("train", "evaluation"))
-        for name in splits.keys() & meta.keys():
-            text = zlib.decompress(arrays[f"{name}_files"].tobytes())
-            lines = tuple(text.decode("utf-8", "surrogateescape").split("\n")) if text else ()
-            class_names = tuple(meta[name].pop("class_names"))
-            splits[name] = Identity(**meta[name], class_names=class_names, files=lines)
-        recipe = Recipe(
-            image_size=meta["image_size"],
-            resize_size=meta["resize_size"],
-            mean=arrays["mean"],
-            mean_under_crop=meta["mean_under_crop"],
-            scale=arrays["scale"],
-        )
-        return Kept(recipe, tuple(map(normal_name, meta["class_names"])), **splits)
-    except (TypeError, KeyError, AttributeError, ValueError, zlib.error):
-        if path.exists():
-            said = f"warning: '{path}' is damaged: mean and classes are those of the data as it is"
-            print(said, file=sys.stderr)
-        return None
-
-
-def recipe_of(run) -> Recipe:
-    """Returns how `run` makes its net's input."""
-    prep: Preprocess = run.preprocess
-    return Recipe(
-        image_size=run.config.data.image_size,
-        resize_size=run.data.resize_size,
-        mean=np.asarray(prep.mean, np.float32),
-        mean_under_crop=prep.own_place,
-        scale=np.full(3, prep.scale, np.float32),
-    )
-
-
 def _open_run(workdir: Path, step: int | None) -> Pretrained:
     from alexnet_jax import evaluate
     from alexnet_jax.assemble import make_model
@@ -252,18 +112,6 @@ def _on_one_device(params: dict) -> dict:
     return jax.device_put(jax.device_get(params), jax.local_devices()[0])
 
 
-def _meta(recipe: Recipe, class_names: tuple[str, ...]) -> dict:
-    return {
-        "image_size": recipe.image_size,
-        "resize_size": recipe.resize_size,
-        "mean_under_crop": recipe.mean_under_crop,
-        "class_names": list(class_names),
-    }
-
-
-# Of an import
-
-
 def write_weights(file: Path, net: Pretrained, name: str, fields: dict, source: dict) -> None:
     """Writes `net` to `file`, a .safetensors, and what it is to the .json beside it.
 
@@ -288,7 +136,7 @@ def write_weights(file: Path, net: Pretrained, name: str, fields: dict, source: 
     if recipe.mean.ndim == 3:
         mean, tensors["mean"] = "an image, among the tensors", np.ascontiguousarray(recipe.mean)
     data = safetensors.numpy.save(tensors)
-    meta = _meta(recipe, net.class_names)
+    meta = describe(recipe, net.class_names)
     description = {
         "model": {"name": name, **fields},
         "preprocess": {"channel_order": "rgb", "mean": mean, "scale": scale}
@@ -338,32 +186,3 @@ def _open_weights(file: Path) -> Pretrained:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise UserError(f"'{file}' cannot be read: {' '.join(str(reason).split())}") from None
     return Pretrained(model, jax.device_put(params), recipe, class_names, recipe)
-
-
-# A picture
-
-
-def _square(image, size: int) -> np.ndarray:
-    if isinstance(image, bytes | bytearray | memoryview):
-        return decode.square(bytes(image), size)
-    if isinstance(image, Image.Image):
-        return decode.square_of(image, size)
-    array = _array(image)
-    if array is None or array.dtype != np.uint8 or array.shape[2:] != (3,):
-        what = type(image).__name__ if array is None else f"{array.dtype} {list(array.shape)}"
-        hint = "; give the file's bytes" if isinstance(image, str | Path) else ""
-        raise UserError(f"a picture is a uint8 array [H, W, 3] (RGB), not {what}{hint}")
-    if 0 in array.shape:
-        raise UserError(f"a picture of {array.shape[0]} x {array.shape[1]} pixels")
-    return decode.square_of(Image.fromarray(array), size)
-
-
-def _array(image) -> np.ndarray | None:
-    """The array in anything that is one: NumPy's, JAX's, PyTorch's or TensorFlow's."""
-    if not hasattr(image, "__array__"):
-        return None
-    try:
-        return np.asarray(image)
-    except (TypeError, RuntimeError) as error:  # inside jit, on another device, deleted
-        reason = str(error).splitlines()[0]
-        raise UserError(f"a picture in an array that has no values here: {reason}") from None

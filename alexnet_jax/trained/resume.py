@@ -12,7 +12,7 @@ from alexnet_jax.config import is_folder, read_config
 from alexnet_jax.data.identity import Identity, differences
 from alexnet_jax.data.sources import OtherClasses, plain_name
 from alexnet_jax.errors import UserError
-from alexnet_jax.trained.pretrained import Kept, kept_of, read_recipe
+from alexnet_jax.trained.kept import Kept, kept_of, read_recipe
 
 # In grey levels, for runs that kept no fingerprint: above what decoders of two versions differ by.
 _SAME_MEAN = 0.1

@@ -156,9 +156,6 @@ def _float(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-# The input
-
-
 def _input_size(net: Message) -> dict:
     """{"image_size"} of a net whose input has no layer, as nets for deployment had it."""
     shapes = [list(net.input_dim), *(list(shape.dim) for shape in net.input_shape)]
@@ -197,9 +194,6 @@ def _transformation(layer: Message) -> dict:
         shapes = [list(shape.dim) for shape in layer.input_param.shape]
         fields |= _size(f"layer {layer.name}", shapes)
     return fields
-
-
-# Layers with weights
 
 
 def _arrays(layer: Message, parameters: Message) -> tuple[np.ndarray, np.ndarray]:
@@ -269,9 +263,6 @@ def _blob(blob: Message) -> np.ndarray:
     else:
         shape = [getattr(blob, axis) or 1 for axis in ("num", "channels", "height", "width")]
     return numbers.astype(np.float32, copy=False).reshape(shape)
-
-
-# Layers without: (their operation in a table of layers, fields of the net)
 
 
 def _activation(layer: Message, kind: str) -> tuple[str, dict]:

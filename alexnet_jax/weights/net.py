@@ -38,7 +38,7 @@ class Found:
     presets: names of the nets that it may be, the likeliest first.
     fields: of `AlexNet`, as far as the file has them, where a preset may have others.
     image_size, resize_size: sides of the net's input and of the square it is cut from, in pixels.
-    mean, scale: see `pretrained.Recipe`; [3] each, for RGB.
+    mean, scale: see `recipe.Recipe`; [3] each, for RGB.
     mean_under_crop: see there.
     channel_order: of the file's first kernel, which `layers` has as RGB.
     class_names: where they are known.

@@ -1,0 +1,111 @@
+"""recipe.npz in a run's directory: what its net needs of the data set, and what that was."""
+
+import dataclasses
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax.data import cache
+from alexnet_jax.data.identity import Identity, normal_name
+from alexnet_jax.errors import writing
+from alexnet_jax.preprocess import Preprocess
+from alexnet_jax.trained.recipe import Recipe
+
+RECIPE = "recipe.npz"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """What a run keeps of its data set.
+
+    recipe: with the mean of its training split.
+    class_names: in the order of its outputs.
+    train, evaluation: what its splits were; None of a run of an earlier commit.
+    """
+
+    recipe: Recipe
+    class_names: tuple[str, ...]
+    train: Identity | None
+    evaluation: Identity | None
+
+
+def kept_of(run) -> Kept:
+    """Returns what `run`, whose splits have been opened, has to keep."""
+    spec = run.data.spec
+    return Kept(
+        recipe=recipe_of(run),
+        class_names=run.data.class_names,
+        train=run.data.identity(spec.train_split),
+        evaluation=run.data.identity(spec.eval_split),
+    )
+
+
+def write_recipe(workdir: Path, kept: Kept) -> None:
+    """Keeps in `workdir` what the net of a run needs of its data set.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    arrays = {"mean": kept.recipe.mean, "scale": kept.recipe.scale}
+    meta = describe(kept.recipe, kept.class_names)
+    for name, split in (("train", kept.train), ("evaluation", kept.evaluation)):
+        if split is not None:
+            fields = dataclasses.asdict(split)
+            files = "\n".join(fields.pop("files")).encode("utf-8", "surrogateescape")
+            arrays[f"{name}_files"] = np.frombuffer(zlib.compress(files, 1), np.uint8)
+            meta[name] = fields
+    with writing(workdir / RECIPE):
+        cache.store(workdir / RECIPE, arrays, meta)
+
+
+def read_recipe(workdir: Path) -> Kept | None:
+    """Returns what the run in `workdir` kept; None where that is missing or damaged.
+
+    Runs from before it was kept have none. A damaged one is named on stderr.
+    """
+    path = Path(workdir) / RECIPE
+    try:
+        arrays, meta = cache.read(path)
+        splits = dict.fromkeys(("train", "evaluation"))
+        for name in splits.keys() & meta.keys():
+            text = zlib.decompress(arrays[f"{name}_files"].tobytes())
+            lines = tuple(text.decode("utf-8", "surrogateescape").split("\n")) if text else ()
+            class_names = tuple(meta[name].pop("class_names"))
+            splits[name] = Identity(**meta[name], class_names=class_names, files=lines)
+        recipe = Recipe(
+            image_size=meta["image_size"],
+            resize_size=meta["resize_size"],
+            mean=arrays["mean"],
+            mean_under_crop=meta["mean_under_crop"],
+            scale=arrays["scale"],
+        )
+        return Kept(recipe, tuple(map(normal_name, meta["class_names"])), **splits)
+    except (TypeError, KeyError, AttributeError, ValueError, zlib.error):
+        if path.exists():
+            said = f"warning: '{path}' is damaged: mean and classes are those of the data as it is"
+            print(said, file=sys.stderr)
+        return None
+
+
+def recipe_of(run) -> Recipe:
+    """Returns how `run` makes its net's input."""
+    prep: Preprocess = run.preprocess
+    return Recipe(
+        image_size=run.config.data.image_size,
+        resize_size=run.data.resize_size,
+        mean=np.asarray(prep.mean, np.float32),
+        mean_under_crop=prep.mean_under_crop,
+        scale=np.full(3, prep.scale, np.float32),
+    )
+
+
+def describe(recipe: Recipe, class_names: tuple[str, ...]) -> dict:
+    """Returns what JSON holds of a recipe and its classes; the arrays stand elsewhere."""
+    return {
+        "image_size": recipe.image_size,
+        "resize_size": recipe.resize_size,
+        "mean_under_crop": recipe.mean_under_crop,
+        "class_names": list(class_names),
+    }

@@ -1,0 +1,79 @@
+"""How a picture becomes a net's input: a square, crops of it, and the rule of training."""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from alexnet_jax.data import decode
+from alexnet_jax.data.plan import views as crops_of
+from alexnet_jax.errors import UserError
+from alexnet_jax.preprocess import Preprocess
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recipe:
+    """How a picture becomes the net's input; in grey levels 0..255, RGB.
+
+    Attributes:
+        image_size: side S of the net's input, in pixels.
+        resize_size: side R of the square that it is cut from.
+        mean: subtracted; float32 [R, R, 3], or [3] for each channel.
+        mean_under_crop: subtract the part of a mean image under each crop, else its centre.
+        scale: factor on what is left; float32 [3].
+    """
+
+    image_size: int
+    resize_size: int
+    mean: np.ndarray
+    mean_under_crop: bool
+    scale: np.ndarray
+
+    def __call__(self, image, views: int = 1) -> np.ndarray:
+        """Returns the net's input of a picture; see `pretrained.Pretrained.preprocess`."""
+        square = _square(image, self.resize_size)
+        crops = crops_of(views, self.resize_size - self.image_size)
+        images = []
+        for y, x, flipped in crops:
+            crop = square[y : y + self.image_size, x : x + self.image_size]
+            images.append(crop[:, ::-1] if flipped else crop)
+        return np.asarray(self._prepare(np.stack(images), np.asarray(crops, np.int32)))
+
+    def of_squares(self, squares):
+        """Returns the net's input of uint8 [N, R, R, 3], their centres; JAX can trace it."""
+        ((y, x, flipped),) = crops_of(1, self.resize_size - self.image_size)
+        images = squares[:, y : y + self.image_size, x : x + self.image_size]
+        crops = jnp.broadcast_to(np.array([y, x, flipped], np.int32), (squares.shape[0], 3))
+        return self._prepare(images, crops)
+
+    def _prepare(self, images, crops):
+        prep = Preprocess(self.mean, mean_under_crop=self.mean_under_crop, scale=self.scale)
+        return prep(images, crops, None, 0)
+
+
+def _square(image, size: int) -> np.ndarray:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode.square(bytes(image), size)
+    if isinstance(image, Image.Image):
+        return decode.square_of(image, size)
+    array = _array(image)
+    if array is None or array.dtype != np.uint8 or array.shape[2:] != (3,):
+        what = type(image).__name__ if array is None else f"{array.dtype} {list(array.shape)}"
+        hint = "; give the file's bytes" if isinstance(image, str | Path) else ""
+        raise UserError(f"a picture is a uint8 array [H, W, 3] (RGB), not {what}{hint}")
+    if 0 in array.shape:
+        raise UserError(f"a picture of {array.shape[0]} x {array.shape[1]} pixels")
+    return decode.square_of(Image.fromarray(array), size)
+
+
+def _array(image) -> np.ndarray | None:
+    """The array in anything that is one: NumPy's, JAX's, PyTorch's or TensorFlow's."""
+    if not hasattr(image, "__array__"):
+        return None
+    try:
+        return np.asarray(image)
+    except (TypeError, RuntimeError) as error:  # inside jit, on another device, deleted
+        reason = str(error).splitlines()[0]
+        raise UserError(f"a picture in an array that has no values here: {reason}") from None
