@@ -4,9 +4,6 @@ ml_collections loads the configuration while flags are parsed, before `main` run
 exceptions of its own there; `run` turns those, and every `UserError`, into a line on stderr.
 """
 
-import contextlib
-import ctypes
-import os
 import sys
 import textwrap
 import traceback
@@ -14,12 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet_jax import distributed, failures, process
+from alexnet_jax import distributed, failures, process, settings
 from alexnet_jax.config import flatten, load_config
-from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError, local_path, nearest
 
 
@@ -80,16 +76,13 @@ def run(
         required: names of the flags that must be given.
     """
 
-    def quiet_main(argv):
-        if not flags.FLAGS["verbosity"].present:  # Orbax turns its own progress messages on
-            logging.set_verbosity(logging.WARNING)
-        _keep_compiled_programs()
-        _keep_memory()
+    def set_up_main(argv):
+        settings.set_up_command()
         return main(argv[1:])
 
     process.begin()
     try:
-        app.run(quiet_main, flags_parser=lambda argv: _parse(argv, takes_files, required))
+        app.run(set_up_main, flags_parser=lambda argv: _parse(argv, takes_files, required))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except Exception as error:
@@ -100,27 +93,6 @@ def run(
         else:
             raise
     distributed.leave(1)
-
-
-def _keep_compiled_programs() -> None:
-    """A second start loads what the first compiled, from the user's cache folder."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
-def _keep_memory() -> None:
-    """Has glibc keep freed memory, instead of giving large blocks back to the kernel.
-
-    XLA's CPU backend frees and takes its buffers anew in each step; the page faults that this
-    costs were a third of the step of the full-size net. Elsewhere than on glibc this does nothing.
-    """
-    mmap_max, trim_threshold, arena_max = -4, -1, -8  # names of mallopt(3), from malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(mmap_max, 0)  # take no block from the kernel by mmap, to be unmapped when freed
-        mallopt(trim_threshold, -1)  # never give the top of the heap back
-        mallopt(arena_max, 1)  # one heap: those of other threads are too small for such blocks
 
 
 def _parse(argv: list[str], takes_files: bool, required: Sequence[str]) -> list[str]:

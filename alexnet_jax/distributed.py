@@ -22,6 +22,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
+from alexnet_jax import settings
 from alexnet_jax.errors import UserError
 
 START_SECONDS = 300  # processes may start this long after each other
@@ -65,8 +66,7 @@ def start(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def _initialize(*explicit, **options) -> None:
-    # Without the service, which would swallow a SIGTERM: train has its own way to stop.
-    jax.config.update("jax_enable_preemption_service", False)
+    settings.leave_signals_to_us()
     try:
         jax.distributed.initialize(
             *explicit,
@@ -83,7 +83,7 @@ def _initialize(*explicit, **options) -> None:
     if jax.default_backend() == "cpu":
         # Only process 0 may keep compiled programs. It would be first in the next run, and gloo
         # gives the others, which compile, no more than 30 seconds to follow.
-        jax.config.update("jax_enable_compilation_cache", False)
+        settings.keep_no_programs()
 
 
 def _check_explicit(address: str, count: int, rank: int) -> None:

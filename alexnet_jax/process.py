@@ -38,6 +38,9 @@ def begin() -> None:
     if _begun:
         return
     _begun = True
+    # Read when jaxlib and TensorFlow are loaded, of which jax would have INFO hidden alone: XLA's
+    # allocator has a page of warnings where memory runs out, for which we have a line.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for descriptor in (0, 1, 2):
         _fill(descriptor)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115

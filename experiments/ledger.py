@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-
-from alexnet_jax import cli, models
+from alexnet_jax import cli, models, settings
 from alexnet_jax.console import layer_rows
 from experiments import findings, pages, record
 from experiments.compare import MEASURES
@@ -270,7 +268,7 @@ leaves the paper's number out, and "not visible" that these seeds cannot tell.
 
 def main(_) -> int:
     """Prints, writes or checks the ledger; returns the exit status."""
-    jax.config.update("jax_platforms", "cpu")  # only shapes are computed
+    settings.compute_on_cpu()  # only shapes are computed
     return pages.answer(PATH, text())
 
 

@@ -28,14 +28,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jax
 from absl import flags
 from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from alexnet_jax import cli, process
+from alexnet_jax import cli, process, settings
 from alexnet_jax.console import duration, say
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import files, lock
@@ -431,7 +430,7 @@ def main(files: list[str]) -> int:
         if value is not None and value < 1:
             raise UserError(f"--{name}={value}: must be at least 1")
     # Nothing is computed here, and a GPU's memory is its runs'.
-    jax.config.update("jax_platforms", "cpu")
+    settings.compute_on_cpu()
     sweeps = [load_sweep(file) for file in files]
     states = plan(sweeps, Path(flags.FLAGS.out).absolute(), seeds)
     if flags.FLAGS.dry_run:

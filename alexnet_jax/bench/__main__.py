@@ -19,12 +19,11 @@ a warm-up (see timing.py). `--against=torch` runs the same in PyTorch (see torch
 
 import os
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import get_config_filename
 
-from alexnet_jax import cli, console
+from alexnet_jax import cli, console, settings
 from alexnet_jax.bench import comms, compile, input, layers, loop, step
 from alexnet_jax.bench.common import Options, require_torch
 from alexnet_jax.config import flatten, load_config
@@ -65,9 +64,9 @@ def main(names):
         require_torch()
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is shared
     if mode == "comms" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", 8)
+        settings.split_cpu(8)
     if mode == "compile":  # what it traces with is here, also beside a GPU
-        jax.config.update("jax_platforms", "cpu")
+        settings.compute_on_cpu()
     path = get_config_filename(values["config"])
     measured = MODES[mode].measure(values.config, options)
     for table in MODES[mode].tables(measured):

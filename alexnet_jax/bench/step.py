@@ -9,6 +9,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
+from alexnet_jax import settings
 from alexnet_jax.assemble import Run
 from alexnet_jax.bench import layers, timing
 from alexnet_jax.bench.common import (
@@ -120,8 +121,7 @@ def _compile_seconds(run: Run, batch: dict) -> tuple[float, float]:
 
 
 def _use_cache(folder: str | None, least_seconds: float) -> None:
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
+    settings.keep_programs_in(folder, least_seconds)
     compilation_cache.reset_cache()
 
 

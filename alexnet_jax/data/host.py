@@ -280,9 +280,6 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _tensorflow() -> Any:
-    # Both are read when TensorFlow is loaded: no start-up chatter on stderr.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
         import tensorflow as tf
     except ImportError as error:

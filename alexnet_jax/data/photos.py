@@ -168,8 +168,6 @@ def _remove_stale(root: Path) -> None:
 
 def _build(root: Path) -> Path:
     """Builds the set with TFDS under `root` and returns its folder."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # Silences its notice.
     try:
         import tensorflow as tf
         import tensorflow_datasets as tfds

@@ -224,7 +224,6 @@ def _example_reader(
 
 def _tfds_builder(name: str, data_dir: str | None, download: bool, progress: Progress) -> Any:
     """Returns the TFDS builder of a prepared data set."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
