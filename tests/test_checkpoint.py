@@ -1,6 +1,7 @@
 """Checkpoints: what is saved comes back bit for bit, and no fault loses or alters it silently."""
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import warnings
 from hashlib import sha256
 from pathlib import Path
 
@@ -119,6 +121,22 @@ def write_digest(path, listing):
 def set_format(step_directory, number):
     path = step_directory / "meta" / "metadata"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": number}))
+
+
+def process_state():
+    """What is hidden of messages in this process."""
+    absl, asyncio = logging.getLogger("absl"), logging.getLogger("asyncio")
+    return list(absl.filters), asyncio.level, list(warnings.filters), sys.unraisablehook
+
+
+def test_a_save_leaves_the_messages_of_the_process_as_they_were(tmp_path):
+    before = process_state()
+    checkpoints = checkpoint.open_checkpoints(tmp_path, keep=1)
+    checkpoint.verify(checkpoints, no_log)
+    checkpoint.save(checkpoints, 1, params_of(1), state_of(1), {}, None)
+    assert process_state() != before
+    checkpoint.finish(checkpoints)
+    assert process_state() == before
 
 
 @pytest.fixture(scope="module")

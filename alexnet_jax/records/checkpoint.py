@@ -14,6 +14,7 @@ nothing is restored here before its digest agrees.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import math
 import os
@@ -62,6 +63,8 @@ class Checkpoints:
     manager: ocp.CheckpointManager
     verified: bool = False
     saving: int | None = None
+    # From the start of a save until one has finished: one that failed is told of later still.
+    silence: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
 
 
 def open_checkpoints(workdir: str | os.PathLike, *, keep: int) -> Checkpoints:
@@ -82,7 +85,6 @@ def open_checkpoints(workdir: str | os.PathLike, *, keep: int) -> Checkpoints:
         raise UserError(f"cannot create {directory}: {error.strerror or error}") from error
     if not os.access(directory, os.W_OK | os.X_OK):
         raise UserError(f"cannot write to {directory}: check its permissions")
-    orbax_messages.silence()
     if jax.process_index() == 0:
         _remove_leftovers(directory)
 
@@ -154,6 +156,7 @@ def save(
     meta = {"format": FORMAT, "step": step, "error": error, "versions": versions} | meta
     meta["key_kinds"] = key_kinds(state)
     checkpoints.saving = step
+    checkpoints.silence = orbax_messages.silence()
     try:
         checkpoints.manager.save(
             step,
@@ -180,6 +183,7 @@ def finish(checkpoints: Checkpoints) -> None:
     except Exception as problem:
         raise _save_failed(checkpoints, problem) from problem
     checkpoints.saving = None
+    checkpoints.silence.close()
     if jax.process_index() == 0:
         _remove_leftovers(checkpoints.directory)
 

@@ -1,5 +1,6 @@
 """What Orbax and TensorStore say of a failed save: one line of it, and none of their tracebacks."""
 
+import contextlib
 import logging
 import os
 import re
@@ -9,21 +10,30 @@ import warnings
 from absl import logging as absl_logging
 
 
-def silence() -> None:
-    """A failed save is told of by Orbax, twice, by asyncio for each array, and by TensorStore's
-    threads, whose event loop is gone: all with tracebacks. We say it once."""
-    logger = absl_logging.get_absl_logger()
-    if not any(isinstance(known, _OrbaxTracebacks) for known in logger.filters):
-        logger.addFilter(_OrbaxTracebacks())
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # nothing else here uses it
+def silence() -> contextlib.ExitStack:
+    """Hides, until what it returns is closed, what is said of a save that fails.
+
+    Orbax tells of it twice, asyncio for each array, and TensorStore's threads, whose event loop is
+    gone, when they are collected: all with tracebacks. Our own error is one line.
+    """
+    stack = contextlib.ExitStack()
+    absl, tracebacks = absl_logging.get_absl_logger(), _OrbaxTracebacks()
+    stack.callback(absl.removeFilter, tracebacks)
+    absl.addFilter(tracebacks)
+    asyncio = logging.getLogger("asyncio")
+    stack.callback(asyncio.setLevel, asyncio.level)
+    asyncio.setLevel(logging.CRITICAL)
+    stack.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    if sys.unraisablehook is sys.__unraisablehook__:
-        sys.unraisablehook = _pass_over_closed_loops
+    hook = sys.unraisablehook
+    stack.callback(setattr, sys, "unraisablehook", hook)
 
+    def pass_over_closed_loops(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
 
-def _pass_over_closed_loops(unraisable) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)
+    sys.unraisablehook = pass_over_closed_loops
+    return stack
 
 
 class _OrbaxTracebacks(logging.Filter):
