@@ -84,8 +84,10 @@ def run(
     try:
         app.run(set_up_main, flags_parser=lambda argv: _parse(argv, takes_files, required))
     except UserError as error:
+        distributed.end_if_lost(error)
         print(f"error: {error}", file=sys.stderr)
     except Exception as error:
+        distributed.end_if_lost(error)
         if line := failures.explain(error):
             print(f"error: {line}", file=sys.stderr)
         elif jax.distributed.is_initialized():

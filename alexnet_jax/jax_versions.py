@@ -10,6 +10,7 @@ import sys
 import jax
 import jaxlib
 from jax._src import config as jax_config
+from jax._src import distributed as jax_distributed
 
 # jaxlib's builds have oneDNN and the call to it, but not the compiler pass that would write the
 # call. Its fields are not an interface: a jaxlib with others would end the process. Tried one by
@@ -43,3 +44,12 @@ def without_cache() -> contextlib.AbstractContextManager:
 def varying_axes(x: jax.Array) -> frozenset[str]:
     """Returns the mesh axes over which `x` varies inside a shard_map (jax 0.10.2's name for it)."""
     return jax.typeof(x).manual_axis_type.varying
+
+
+def distributed_state() -> jax_distributed.State:
+    """Returns what jax.distributed.initialize was told or found, and its key-value store's client.
+
+    It has `process_id`, `num_processes`, `coordinator_address` and `client`. jax.process_index()
+    would begin to use the devices, for which all processes wait.
+    """
+    return jax_distributed.global_state

@@ -128,15 +128,24 @@ def test_bad_images_are_counted_over_all(config_file, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_to_one_process_stops_all(config_file, tmp_path, rank):
+@pytest.mark.parametrize(
+    ("rank", "number"), [(1, signal.SIGTERM), (0, signal.SIGKILL), (1, signal.SIGKILL)]
+)
+def test_a_signal_to_one_process_stops_all(config_file, tmp_path, rank, number):
     workdir = tmp_path / "run"
     processes = start_pair(config_file, workdir, "--config.num_epochs=100000")
     records, deadline = workdir / "metrics.jsonl", time.monotonic() + SECONDS
     while not (records.exists() and records.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    processes[rank].send_signal(signal.SIGTERM)
+    processes[rank].send_signal(number)
     outputs = ended(processes)
+    if number == signal.SIGKILL:
+        assert processes[1 - rank].returncode != 0
+        errors = [line for line in outputs[1 - rank].splitlines() if line.startswith("error:")]
+        assert len(errors) == 1
+        assert "the same command goes on from the last checkpoint" in errors[0]
+        assert "Traceback" not in outputs[1 - rank]
+        return
     assert [process.returncode for process in processes] == [75, 75], outputs
     step = restore.steps(workdir)[-1]
     assert step % 2 == 0  # they agree at logged steps
@@ -175,9 +184,10 @@ def test_a_process_that_fails_later_ends_all(config_file, tmp_path):
         watch={"READS": str(tmp_path), "FAIL_AT": "250"},
     )
     outputs = ended(processes)
-    assert processes[1].returncode == 1
+    assert [process.returncode for process in processes] == [1, 1], outputs
     assert "error: a disk is gone" in outputs[1]
-    assert processes[0].returncode != 0
+    assert "error: a process of this run ended with an error; its own line says why" in outputs[0]
+    assert "Traceback" not in "".join(outputs)
 
 
 def start_with(*arguments):
@@ -223,6 +233,19 @@ def test_a_coordinator_that_cannot_be_reached(monkeypatch):
         start_with(f"--coordinator_address=127.0.0.1:{free_port()}", *rest)
     with pytest.raises(UserError, match=r"nowhere\.invalid:80: process 0 cannot be reached"):
         start_with("--coordinator_address=nowhere.invalid:80", *rest)
+
+
+def test_processes_that_never_come():
+    program = (
+        "from alexnet_jax import distributed; distributed.START_SECONDS = 1; "
+        f"distributed._initialize('127.0.0.1:{free_port()}', 2, 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tiny.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: not all processes of this run have come within 1 s")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_coordinator_that_comes_late(monkeypatch):

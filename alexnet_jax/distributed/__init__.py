@@ -3,7 +3,7 @@
 Every process runs the same command, on devices of its own. What is computed on the devices of all
 is in step; this room has the rest. A mistake that only one of them meets must not leave the others
 waiting: up to the first step they wait for each other in `together`, and after it a process that
-fails leaves at once, which ends the others.
+fails leaves at once, which ends the others (see peers).
 """
 
 import contextlib
@@ -11,8 +11,10 @@ import functools
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +25,16 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from alexnet_jax import settings
+from alexnet_jax.distributed import peers
 from alexnet_jax.errors import UserError
 
 START_SECONDS = 300  # processes may start this long after each other
 END_SECONDS = 60  # … and end, without an error
-ERROR_SECONDS = 3  # process 0 stays so long, so that the others can say the same
+VERDICT_SECONDS = 5  # a collective's error waits so long for what peers knows of the other process
 SHARED_SECONDS = 60  # how long a network file system may hide a new file
+
+# How the libraries between the processes word it that another doesn't answer.
+_UNANSWERED = re.compile("Gloo|NCCL|[Cc]oordination service|heartbeat|[Bb]arrier|Socket closed")
 
 _EXPLICIT = ("coordinator_address", "num_processes", "process_id")
 
@@ -67,10 +73,14 @@ def start(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def _initialize(*explicit, **options) -> None:
     settings.leave_signals_to_us()
+    # JAX's own timeout comes later, as it aborts the process with a stack trace.
+    timer = threading.Timer(START_SECONDS, _give_up)
+    timer.daemon = True
+    timer.start()
     try:
         jax.distributed.initialize(
             *explicit,
-            initialization_timeout=START_SECONDS,
+            initialization_timeout=2 * START_SECONDS,
             shutdown_timeout_seconds=END_SECONDS,
             **options,
         )
@@ -80,10 +90,24 @@ def _initialize(*explicit, **options) -> None:
             "Open MPI or another that JAX knows, or give --coordinator_address, "
             "--num_processes and --process_id"
         ) from None
+    finally:
+        timer.cancel()
+    peers.connect()
     if jax.default_backend() == "cpu":
         # Only process 0 may keep compiled programs. It would be first in the next run, and gloo
         # gives the others, which compile, no more than 30 seconds to follow.
         settings.keep_no_programs()
+
+
+def _give_up() -> None:
+    """Ends this process, whose main thread waits in JAX for processes that don't come."""
+    line = (
+        f"error: not all processes of this run have come within {START_SECONDS} s: start each of "
+        "them, with the same command but for --process_id\n"
+    )
+    with contextlib.suppress(OSError):
+        os.write(2, line.encode())
+    os._exit(1)
 
 
 def _check_explicit(address: str, count: int, rank: int) -> None:
@@ -189,13 +213,22 @@ def check_alike(what: str, workdir: Path, sign: str) -> None:
 def leave(status: int) -> None:
     """Ends this process after an error, without waiting for others that may never come.
 
-    JAX ends the others when they miss it: at once where it was process 0, else within the 100
-    seconds that it waits for a sign of life.
+    The others end, too, as soon as they hear of it.
     """
     if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if jax.process_index() == 0:
-            time.sleep(ERROR_SECONDS)
-        os._exit(status)
+        peers.fail(status)
     sys.exit(status)
+
+
+def end_if_lost(error: Exception) -> None:
+    """Ends this process in one line if `error` comes of another one that was lost.
+
+    Of a process that was killed peers' own thread knows, and of one that failed. One that was only
+    stopped, or whose network is gone, is missed by a collective first.
+    """
+    cause = error if jax.distributed.is_initialized() else None
+    while cause:
+        if _UNANSWERED.search(str(cause)):
+            time.sleep(VERDICT_SECONDS)
+            peers.end(peers.LOST, " ".join(str(cause).split())[:300])
+        cause = cause.__context__
