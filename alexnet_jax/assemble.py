@@ -1,20 +1,19 @@
-"""From a configuration to objects: the one room that reads its fields."""
+"""From a configuration to objects: the data, the net, the mesh and the compiled steps."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 import optax
 from flax import linen as nn
-from ml_collections import ConfigDict
 
 from alexnet_jax import data, models, optim
 from alexnet_jax.compilation import Program
-from alexnet_jax.config import NEVER, flatten, read_config
+from alexnet_jax.config import NEVER, Config, ModelSpec, flatten, read_config
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.parallel import Layout, make_layout
-from alexnet_jax.preprocess import COLOUR_NOISES, MEANS, Preprocess, make_preprocess
+from alexnet_jax.preprocess import Preprocess, make_preprocess
 from alexnet_jax.step import TrainState, init_state, make_predict, make_train_step, zero_sums
 
 LARGEST = 2**31 - 1  # whole number of the compiled steps, which count in int32
@@ -42,11 +41,10 @@ class Run:
         total_steps: where the run ends.
     """
 
-    config: ConfigDict
+    config: Config
     data: data.Data
     model: nn.Module
     layout: Layout
-    optim: optim.OptimSpec
     tx: optax.GradientTransformationExtraArgs
     schedule: Callable
     preprocess: Preprocess
@@ -88,7 +86,7 @@ class Run:
 
 
 def assemble(
-    config: ConfigDict,
+    config: Config,
     dataset: data.Data | None = None,
     *,
     preprocess: Preprocess | None = None,
@@ -109,15 +107,10 @@ def assemble(
     _check(config)
     if dataset is None:
         progress(f"opening {config.data.name}", 0, 0)
-        dataset = data.open_data(data_spec(config), progress=progress)
+        dataset = data.open_data(config.data, progress=progress)
     model = make_model(config, dataset.num_classes)
     layout = make_layout(
-        config.mesh.layout,
-        data=config.mesh.data,
-        model=config.mesh.model,
-        towers=model.towers,
-        batch_size=config.batch_size,
-        devices=devices,
+        config.mesh, towers=model.towers, batch_size=config.batch_size, devices=devices
     )
     steps_per_epoch = dataset.num_train // config.batch_size
     if steps_per_epoch == 0:
@@ -130,20 +123,16 @@ def assemble(
     total_steps = config.num_train_steps or whole["total_steps"]
     if max(total_steps, whole["total_steps"]) > LARGEST:
         raise UserError(f"num_epochs={config.num_epochs}: a run has at most {LARGEST} steps")
-    spec = optim.OptimSpec(**config.optim)
     layers = jax.eval_shape(
         lambda: init_state(model, optax.identity(), 0, config.data.image_size).params
     )
-    optim.check(spec, layer_names=list(layers))
-    tx = optim.make_optimizer(spec, **whole)
+    optim.check(config.optim, layer_names=list(layers))
+    tx = optim.make_optimizer(config.optim, **whole)
 
-    until = config.data.colour_noise_until_epoch
+    until = config.preprocess.colour_noise_until_epoch
     preprocess = preprocess or make_preprocess(
         data.statistics(dataset, progress=progress),
-        mean=config.data.mean,
-        scale=config.data.scale,
-        colour_noise=config.data.colour_noise,
-        colour_noise_std=config.data.colour_noise_std,
+        config.preprocess,
         noise_until_step=total_steps
         if until is None
         else round(min(until * steps_per_epoch, total_steps)),
@@ -158,9 +147,8 @@ def assemble(
         data=dataset,
         model=model,
         layout=layout,
-        optim=spec,
         tx=tx,
-        schedule=optim.make_schedule(spec, **whole),
+        schedule=optim.make_schedule(config.optim, **whole),
         preprocess=preprocess,
         train_step=Program(train_step, donate_argnums=0, compiler_options=options),
         predict=Program(predict, compiler_options=options),
@@ -173,18 +161,18 @@ def beyond_the_end(run: Run) -> list[str]:
     """Says, a line each, what the configuration plans for epochs that the run doesn't reach."""
     num_epochs = run.total_steps / run.steps_per_epoch
     length = f"{num_epochs:.4g} epoch{'s' * (num_epochs != 1)}"
-    late = optim.unreached(run.optim, num_epochs)
-    until = run.config.data.colour_noise_until_epoch
-    if run.config.data.colour_noise != "none" and until is not None and until >= num_epochs:
+    late = optim.unreached(run.config.optim, num_epochs)
+    until = run.config.preprocess.colour_noise_until_epoch
+    if run.config.preprocess.colour_noise != "none" and until is not None and until >= num_epochs:
         late.append(f"data.colour_noise_until_epoch at {until:g}")
     lines = []
     if late:
         lines.append(
             f"the run ends after {length}: what is set for later falls away ({'; '.join(late)})"
         )
-    if run.optim.warmup_epochs > num_epochs:
+    if run.config.optim.warmup_epochs > num_epochs:
         lines.append(
-            f"optim.warmup_epochs={run.optim.warmup_epochs:g} outlasts the run of "
+            f"optim.warmup_epochs={run.config.optim.warmup_epochs:g} outlasts the run of "
             f"{length}: the learning rate ends before it has risen to its full value"
         )
     return lines
@@ -202,7 +190,7 @@ def other_length(run: Run, workdir: Path, step: int) -> list[str]:
         return []
     epochs = read_config(workdir).num_epochs, run.config.num_epochs
     change = optim.rate_change(
-        run.optim,
+        run.config.optim,
         steps_per_epoch=run.steps_per_epoch,
         total_steps=tuple(run.steps_per_epoch * each for each in epochs),
         start=step,
@@ -212,20 +200,14 @@ def other_length(run: Run, workdir: Path, step: int) -> list[str]:
     start, before, now = change
     return [
         f"as num_epochs is now {epochs[1]} and was {epochs[0]}, the learning rate of "
-        f"optim.schedule='{run.optim.schedule}' changes: from step {start + 1} on it is "
+        f"optim.schedule='{run.config.optim.schedule}' changes: from step {start + 1} on it is "
         f"{now:.4g} instead of {before:.4g}"
     ]
 
 
-def data_spec(config: ConfigDict) -> data.DataSpec:
-    """The part of the configuration that the data room reads."""
-    names = "name data_dir train_split eval_split image_size resize_size backend crop flip"
-    return data.DataSpec(**{name: config.data[name] for name in [*names.split(), "bad_images"]})
-
-
-def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
+def make_model(config: Config, num_classes: int) -> nn.Module:
     """The net that `config.model` describes; fields left at None are the preset's own."""
-    fields = {name: value for name, value in config.model.items() if value is not None}
+    fields = {name: value for name, value in vars(config.model).items() if value is not None}
     if fields.setdefault("num_classes", num_classes) < num_classes:
         raise UserError(
             f"model.num_classes={fields['num_classes']}, but '{config.data.name}' has "
@@ -234,33 +216,32 @@ def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
     return models.create(**fields)
 
 
-def resolve(config: ConfigDict, model: nn.Module) -> ConfigDict:
+def resolve(config: Config, model: nn.Module) -> Config:
     """The configuration with the preset's values where `config.model` leaves them to it.
 
     What a run records, so that a later change of a preset doesn't change an old run.
     """
-    fields = {name: getattr(model, name) for name in config.model if name != "name"}
-    return ConfigDict({**config.to_dict(), "model": {"name": config.model.name, **fields}})
+    fields = {name: getattr(model, name) for name in vars(config.model) if name != "name"}
+    return replace(config, model=ModelSpec(name=config.model.name, **fields))
 
 
-def _check(config: ConfigDict) -> None:
+def _check(config: Config) -> None:
     for name, value in flatten(config).items():
         sizes = isinstance(value, int) or (name == "model.width" and value is not None)
         if sizes and abs(value) > LARGEST:
             raise UserError(f"{name}={value}: must be at most {LARGEST}")
     for name in ("batch_size", "num_epochs", "log_every_steps", "keep_checkpoints"):
-        if config[name] < 1:
-            raise UserError(f"{name}={config[name]}: must be at least 1")
+        if getattr(config, name) < 1:
+            raise UserError(f"{name}={getattr(config, name)}: must be at least 1")
     for name in ("num_train_steps", "seed"):
-        if config[name] < 0:
-            raise UserError(f"{name}={config[name]}: must not be negative")
+        if (getattr(config, name) or 0) < 0:
+            raise UserError(f"{name}={getattr(config, name)}: must not be negative")
     for name in ("eval_every_steps", "checkpoint_every_steps"):
-        if config[name] < NEVER:
-            raise UserError(f"{name}={config[name]}: must be 0, a number of steps, or -1 for never")
-    until = config.data.colour_noise_until_epoch
-    if until is not None and not until >= 0:
-        raise UserError(f"data.colour_noise_until_epoch={until}: must not be negative")
+        every = getattr(config, name)
+        if every is not None and every < 1 and every != NEVER:
+            raise UserError(
+                f"{name}={every}: must be a number of steps, {NEVER} for never, or none"
+            )
     choose(config.on_nonfinite, ("stop", "skip"), "on_nonfinite")
     choose(config.on_save_error, ("stop", "continue"), "on_save_error")
-    choose(config.data.mean, MEANS, "data.mean")
-    choose(config.data.colour_noise, COLOUR_NOISES, "data.colour_noise")
+    config.preprocess.check()

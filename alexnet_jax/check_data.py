@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from alexnet_jax import cli, console
+from alexnet_jax.config import Config
 from alexnet_jax.data import decode, tfrecord
 from alexnet_jax.data.sources import Source, open_source
 from alexnet_jax.records import files
@@ -27,7 +27,7 @@ CHUNK = 32  # images in one task of a thread
 LISTED = 20  # lines of each list on the screen; --json has them all
 
 
-def check_data(config: ConfigDict, progress: Callable[[str, int, int], None]) -> dict:
+def check_data(config: Config, progress: Callable[[str, int, int], None]) -> dict:
     """What both splits of `config.data` hold.
 
     Returns:

@@ -15,15 +15,19 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from alexnet_jax import distributed, failures, process, settings
-from alexnet_jax.config import flatten, load_config
+from alexnet_jax.config import SCHEMA, freeze, load_config_dict, present_name
 from alexnet_jax.errors import UserError, local_path, nearest
 
 
 def define_config():
-    """Defines `--config` (see `load_config`) and its `--config.FIELD=VALUE` overrides."""
+    """Defines `--config` (see `load_config`) and its `--config.FIELD=VALUE` overrides.
+
+    The flag's value is a `Config` once `run` has parsed the command line.
+    """
     about = "A configuration file, or the name of a shipped one, such as default."
     try:
-        defined = config_flags.DEFINE_config_file("config", None, about)
+        argv = _with_present_names(sys.argv)
+        defined = config_flags.DEFINE_config_file("config", None, about, flags.FLAGS, sys_argv=argv)
     except flags.Error as error:  # it looks into a --flagfile already here, before `run` is called
         sys.exit(" ".join(str(error).replace("ERROR::", "error:").split()))
     flags.FLAGS["config"].parser = _ConfigParser()
@@ -34,7 +38,7 @@ class _ConfigParser(flags.ArgumentParser):
     """Has a shipped configuration found by its name, and files fail in one way."""
 
     def parse(self, argument):
-        return load_config(argument)
+        return load_config_dict(argument)
 
     def flag_type(self):
         return "config"
@@ -104,15 +108,18 @@ def _parse(argv: list[str], takes_files: bool, required: Sequence[str]) -> list[
             print(flags.FLAGS.get_help())
         sys.exit(0)
     try:
-        argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
+        argv = _with_present_names(argv)
         _check_overrides(argv)
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
     if len(rest) > 1 and not takes_files:
         raise UserError(f"unexpected argument '{rest[1]}': {_as_flag(rest[1])}")
-    if "config" in flags.FLAGS and flags.FLAGS["config"].value is None:
-        raise UserError("no configuration: give one, e.g. --config=configs/default.py")
+    if "config" in flags.FLAGS:
+        flag = flags.FLAGS["config"]
+        if flag.value is None:
+            raise UserError("no configuration: give one, e.g. --config=configs/default.py")
+        flag.value = freeze(flag.value, f"configuration '{flag.config_filename}'")
     for name in required:
         if flags.FLAGS[name].value is None:
             raise UserError(f"--{name} is missing: {flags.FLAGS[name].help}")
@@ -161,7 +168,7 @@ def _as_flag(argument: str) -> str:
     known = flags.FLAGS
     if name in known:
         return f"write --{argument}" + ("" if equals or known[name].boolean else "=VALUE")
-    if equals and "config" in known and name in flatten(known["config"].value or {}):
+    if equals and "config" in known and name in SCHEMA:
         return f"write --config.{argument}"
     path = Path(argument)
     if "config" in known and path.suffix == ".py":
@@ -173,16 +180,21 @@ def _as_flag(argument: str) -> str:
     return "options are written --name=value; --help lists them"
 
 
+def _with_present_names(argv: list[str]) -> list[str]:
+    """Expands flag files, and puts the present names of fields for those of earlier commits."""
+    argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
+    for i, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        dashes, config, field = flag.partition("config.")
+        if config and dashes in ("-", "--"):
+            argv[i] = f"--config.{present_name(field)}{equals}{value}"
+    return argv
+
+
 def _check_overrides(argv: list[str]) -> None:
-    """Loads the configuration file that `argv` names and looks up each field it overrides."""
-    known = None
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-        name, _, value = argument.lstrip("-").partition("=")
-        if not argument.startswith("-"):
-            continue
-        if name == "config":
-            known = flatten(load_config(value or following))
-        elif name.startswith("config.") and known is not None:
-            field = name.removeprefix("config.")
-            if field not in known:
-                raise UserError(f"unknown field --config.{field}; {nearest(field, known)}")
+    """Looks up each field that `argv` overrides."""
+    for argument in argv:
+        flag = argument.lstrip("-").partition("=")[0]
+        field = flag.removeprefix("config.")
+        if argument.startswith("-") and flag != field and field not in SCHEMA:
+            raise UserError(f"unknown field --config.{field}; {nearest(field, SCHEMA)}")

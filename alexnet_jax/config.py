@@ -1,19 +1,93 @@
-"""Configurations as data: loading, naming every field, and what a resumed run may change."""
+"""The configuration of a run: its schema, its files, and what a resumed run may change.
 
+The fields that stand outside sections are those of `Config` here; each section's are those of the
+spec that it configures. A `get_config()` gives an ml_collections ConfigDict, which is made by
+`config_dict` and may be assigned to; this module alone reads it, and everything else gets a
+`Config`.
+"""
+
+import dataclasses
+import functools
 import importlib.util
 import json
 import runpy
 import sys
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
-from alexnet_jax import configs
+from alexnet_jax import configs, console
+from alexnet_jax.data.spec import DataSpec
 from alexnet_jax.errors import UserError, local_path, nearest
+from alexnet_jax.models import AlexNet
+from alexnet_jax.optim import OptimSpec
+from alexnet_jax.parallel import MeshSpec
+from alexnet_jax.preprocess import PreprocessSpec
 
 SHIPPED = Path(configs.__file__).parent
-
 NEVER = -1  # of a cadence in steps: not before the run ends
+
+# The section `model`: the preset, and each field of AlexNet, where None is the preset's value.
+ModelSpec = dataclasses.make_dataclass(
+    "ModelSpec",
+    [
+        ("name", str, "alexnet"),
+        *(
+            (each.name, each.type | None, None)
+            for each in dataclasses.fields(AlexNet)
+            if each.name not in ("layers", "placement", "parent", "name")
+        ),
+    ],
+    frozen=True,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that a run is told. The defaults are the paper's, on ImageNet (ILSVRC-2012)."""
+
+    seed: int = 0  # of the initial weights, the order, crops, flips and dropout
+    batch_size: int = 128  # images per step over all devices (paper, section 5)
+    num_epochs: int = 90  # passes over the training set (paper, section 5: "roughly 90")
+    num_train_steps: int | None = None  # ends the run at this step; None: after num_epochs
+    init_from: str = ""  # a run or import_weights' --out whose weights it begins with; '': none
+    log_every_steps: int = 100  # steps between lines of training loss; at most an epoch
+    eval_every_steps: int | None = None  # between evaluations; None: an epoch; -1: only at the end
+    checkpoint_every_steps: int | None = None  # between saves; None: an epoch; -1: only at the end
+    keep_checkpoints: int = 3  # newest checkpoints kept, beside the best
+    on_nonfinite: str = "stop"  # at a loss or gradient that isn't finite; or 'skip' that step
+    on_save_error: str = "stop"  # where nothing can be saved; or 'continue' without
+    deterministic: bool = False  # have a GPU, too, compute the same bits in every run
+
+    data: DataSpec = field(default_factory=DataSpec)
+    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    optim: OptimSpec = field(default_factory=OptimSpec)
+    mesh: MeshSpec = field(default_factory=MeshSpec)
+
+
+# The section in which the fields of each of a Config's specs stand.
+SECTIONS = {
+    **{"data": "data", "preprocess": "data"},
+    **{"model": "model", "optim": "optim", "mesh": "mesh"},
+}
+
+
+def _schema() -> dict[str, dataclasses.Field]:
+    fields = {each.name: each for each in dataclasses.fields(Config) if each.name not in SECTIONS}
+    for name, section in SECTIONS.items():
+        specs = dataclasses.fields(getattr(Config(), name))
+        fields |= {f"{section}.{each.name}": each for each in specs}
+    return fields
+
+
+SCHEMA = _schema()  # the declaration of each field, under the name that it has in files
 
 # A run started again in the same work directory may change these, and nothing else: its length,
 # how often it logs, evaluates and saves, where the data lies, the devices it runs on, and what
@@ -33,16 +107,32 @@ _LATER_FIELDS = {
     **{"init_from": "", "model.layer_init_scales": ()},
 }
 
+# What fields were called by earlier commits, and those of which 0 said what None says.
+_RENAMED = {"optim.dexp_steps": "optim.dexp_stages"}
+_ZERO_WAS_NONE = (
+    *("num_train_steps", "eval_every_steps", "checkpoint_every_steps"),
+    "data.resize_size",
+)
 
-def load_config(name: str | Path) -> ConfigDict:
-    """Returns what the `get_config()` of a configuration file gives, locked.
+
+def load_config(name: str | Path) -> Config:
+    """Returns the configuration that a file's `get_config()` gives.
 
     Args:
         name: a file, or the name of a shipped one: 'imagenette'. After a colon may follow a text
             that `get_config` takes.
 
     Raises:
-        UserError: the file is missing, fails, or has no `get_config`.
+        UserError: the file is missing, fails, has no `get_config`, or an unknown field.
+    """
+    return freeze(load_config_dict(name), f"configuration '{name}'")
+
+
+def load_config_dict(name: str | Path) -> ConfigDict:
+    """Returns what `load_config` does before it is frozen: locked, for flags to override.
+
+    Raises:
+        UserError: see `load_config`.
     """
     name, _, argument = str(local_path(name)).partition(":")
     path = _find(Path(name))
@@ -81,51 +171,87 @@ def _find(path: Path) -> Path:
     )
 
 
-def flatten(config: ConfigDict, prefix: str = "") -> dict:
-    """{'data.name': value, …}: every leaf of the configuration under its dotted name."""
-    leaves = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            leaves |= flatten(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = value
-    return leaves
+def config_dict(config: Config | None = None) -> ConfigDict:
+    """Returns a configuration as `get_config()` gives it, by default that of the paper.
+
+    Each field takes values of its own type alone, and None where the schema says so.
+    """
+    result = ConfigDict({section: {} for section in SECTIONS.values()})
+    for name, value in flatten(config or Config()).items():
+        section, _, key = name.rpartition(".")
+        place = result[section] if section else result
+        kinds = typing.get_args(SCHEMA[name].type)
+        if types.NoneType in kinds:
+            kinds = [typing.get_origin(kind) or kind for kind in kinds]
+            place[key] = placeholder(tuple if tuple in kinds else kinds[0])
+        if value is not None:
+            place[key] = value
+    return result
 
 
-def read_config(workdir: Path) -> ConfigDict:
-    """The configuration of the run in `workdir`, from its config.json.
+def freeze(config: ConfigDict, where: str = "the configuration") -> Config:
+    """Returns a ConfigDict's fields as specs; those that it lacks have their defaults.
+
+    Raises:
+        UserError: it has a field that there is not; the line says `where` and the nearest.
+    """
+    return _from_flat(flatten(Config()) | _read(config.to_dict(), where))
+
+
+def override(config: Config, fields: Mapping[str, Any]) -> Config:
+    """Returns a configuration with other values of some fields, {'data.name': value, …}.
+
+    Raises:
+        TypeError, ValueError: a value is of another type than the field.
+        KeyError: there is no such field.
+    """
+    changed = config_dict(config).lock()
+    changed.update_from_flattened_dict(fields)
+    return freeze(changed)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Returns every field under the name that it has in files, {'data.name': value, …}."""
+    fields = {name: value for name, value in vars(config).items() if name not in SECTIONS}
+    for name, section in SECTIONS.items():
+        values = vars(getattr(config, name))
+        fields |= {f"{section}.{key}": value for key, value in values.items()}
+    return fields
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns the fields by sections, as config.json has them."""
+    result = {}
+    for name, value in flatten(config).items():
+        section, _, key = name.rpartition(".")
+        (result.setdefault(section, {}) if section else result)[key] = value
+    return result
+
+
+def read_config(workdir: Path) -> Config:
+    """Returns the configuration of the run in `workdir`, from its config.json.
 
     Raises:
         UserError: there is no run, or its config.json cannot be read.
     """
     path = Path(workdir) / "config.json"
     try:
-        config = ConfigDict(_with_tuples(json.loads(path.read_text())))
-        for name, value in _LATER_FIELDS.items():
-            section, _, field = name.rpartition(".")
-            place = config[section] if section else config
-            if field not in place:
-                place[field] = value
-        return config.lock()
+        given = _LATER_FIELDS | _read(_with_tuples(json.loads(path.read_text())), f"'{path}'")
+        if lacking := SCHEMA.keys() - given.keys():
+            raise ValueError(f"it has no {', '.join(sorted(lacking))}")
+        return _from_flat(given)
     except FileNotFoundError:
         raise UserError(f"no run in '{workdir}': it has no config.json") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
         raise UserError(f"'{path}' cannot be read: {error}") from None
 
 
-def _with_tuples(value):
-    """JSON's lists as the tuples that they were written from; modules must be hashable."""
-    if isinstance(value, dict):
-        return {name: _with_tuples(each) for name, each in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
-
-
 def is_folder(name: str) -> bool:
-    """Whether the name of a data set is that of a folder of images."""
+    """Returns whether the name of a data set is that of a folder of images."""
     return name.startswith("folder:")
 
 
-def check_same_run(config: ConfigDict, workdir: Path) -> None:
+def check_same_run(config: Config, workdir: Path) -> None:
     """Refuses to go on with a run under another configuration than it was started with.
 
     Raises:
@@ -135,10 +261,10 @@ def check_same_run(config: ConfigDict, workdir: Path) -> None:
         return
     old, new = flatten(read_config(workdir)), flatten(config)
     differing = [
-        f"{name} (was {old.get(name)!r}, now {new.get(name)!r})"
-        for name in sorted(old.keys() | new.keys())
+        f"{name} (was {old[name]!r}, now {new[name]!r})"
+        for name in sorted(new)
         if name not in RESUMABLE
-        and old.get(name) != new.get(name)
+        and old[name] != new[name]
         # Folders may move: trained/resume.py compares what is in them.
         and not (name == "data.name" and is_folder(old[name]) and is_folder(new[name]))
     ]
@@ -147,3 +273,46 @@ def check_same_run(config: ConfigDict, workdir: Path) -> None:
             f"'{workdir}' holds a run of another configuration: {', '.join(differing)}; "
             "choose another --workdir or the run's own configuration"
         )
+
+
+def present_name(name: str) -> str:
+    """Returns what a field is called now, and says so in a line if it was called otherwise."""
+    if name in _RENAMED:
+        _say_renamed(name)
+    return _RENAMED.get(name, name)
+
+
+@functools.cache  # once
+def _say_renamed(name: str) -> None:
+    console.say(f"the field {name} is called {_RENAMED[name]} now")
+
+
+def _read(nested: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Returns the fields of a nested dictionary under their present names and values."""
+    given = {}
+    for section, value in nested.items():
+        inside = section in SECTIONS.values() and isinstance(value, Mapping)
+        given |= {f"{section}.{k}": v for k, v in value.items()} if inside else {section: value}
+    fields = {}
+    for name in sorted(given, key=_RENAMED.__contains__):  # what a file sets under an old name wins
+        present, value = present_name(name), given[name]
+        if present not in SCHEMA:
+            raise UserError(f"{where} has an unknown field {name}; {nearest(name, SCHEMA)}")
+        fields[present] = None if value == 0 and present in _ZERO_WAS_NONE else value
+    return fields
+
+
+def _from_flat(fields: Mapping[str, Any]) -> Config:
+    specs = {}
+    for name, section in SECTIONS.items():
+        spec = getattr(Config(), name)
+        own = {each.name: fields[f"{section}.{each.name}"] for each in dataclasses.fields(spec)}
+        specs[name] = type(spec)(**own)
+    return Config(**{name: value for name, value in fields.items() if "." not in name}, **specs)
+
+
+def _with_tuples(value):
+    """Returns JSON's lists as the tuples that they were written from; modules must be hashable."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(each) for name, each in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

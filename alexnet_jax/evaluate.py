@@ -8,21 +8,22 @@ import contextlib
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 
 from alexnet_jax import cli, console, data, distributed
 from alexnet_jax.ahead import Ahead
-from alexnet_jax.assemble import Run, assemble, data_spec
-from alexnet_jax.config import is_folder, read_config
+from alexnet_jax.assemble import Run, assemble
+from alexnet_jax.config import Config, is_folder, read_config
 from alexnet_jax.data import identity
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError, local_path
+from alexnet_jax.parallel import MeshSpec
 from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.records import files, metrics, restore
 from alexnet_jax.step import classification_sums
@@ -162,20 +163,20 @@ def load_run(workdir: Path, step: int | None = None, data_dir: str = "") -> tupl
         UserError: no run, no such checkpoint, or its data set is gone.
     """
     config = read_config(workdir)
-    with config.unlocked():
-        if data_dir and is_folder(config.data.name):
-            config.data.name = f"folder:{data_dir}"
-        elif data_dir:
-            config.data.data_dir = data_dir
-        config.mesh = dict(layout="data", data=_divisor(config.batch_size), model=1)
+    spec = config.data
+    if data_dir and is_folder(spec.name):
+        spec = replace(spec, name=f"folder:{data_dir}")
+    elif data_dir:
+        spec = replace(spec, data_dir=data_dir)
+    config = replace(config, data=spec, mesh=MeshSpec(data=_divisor(config.batch_size)))
     run = _from_kept(config, kept) if (kept := read_recipe(workdir)) else assemble(config)
     abstract = run.abstract_state().params
     params, meta = restore.restore_params(workdir, abstract, "best" if step is None else step)
     return run, params, meta["step"]
 
 
-def _from_kept(config: ConfigDict, kept: Kept) -> Run:
-    spec = data_spec(config)
+def _from_kept(config: Config, kept: Kept) -> Run:
+    spec = config.data
     if kept.train:
         num_train = kept.train.num_examples
     else:  # An earlier commit's run. Only its schedule depends on it, which evaluation doesn't use.
@@ -186,7 +187,7 @@ def _from_kept(config: ConfigDict, kept: Kept) -> Run:
     opened = data.open_for_evaluation(spec, class_names=kept.class_names, num_train=num_train)
     recipe = kept.recipe
     preprocess = Preprocess(
-        mean=recipe.mean, mean_under_crop=recipe.mean_under_crop, scale=config.data.scale
+        mean=recipe.mean, mean_under_crop=recipe.mean_under_crop, scale=config.preprocess.scale
     )
     return assemble(config, opened, preprocess=preprocess)
 

@@ -35,25 +35,25 @@ _map_with_path = jax.tree_util.tree_map_with_path
 class OptimSpec:
     """How parameters move. Epochs count completed epochs from 0 and may be fractions."""
 
-    optimizer: str = "momentum"  # 'momentum' (the paper's rule) or 'lars' (the same, trust-scaled)
-    learning_rate: float = 0.01  # at the start (paper section 5)
-    momentum: float = 0.9  # paper section 5
-    weight_decay: float = 5e-4  # kernels only, times the rate (section 5; source, layer.cu:565)
-    bias_rate: float = 1.0  # biases' rate over kernels': 1 in the paper's text, 2 in its source
-    schedule: str = "constant"  # 'constant', 'plateau', 'epochs' or 'dexp'
-    drop_factor: float = 10.0  # what 'plateau', 'epochs' and the biases' own schedule divide by
-    drop_epochs: tuple = ()  # 'epochs': the rate is divided at each of these
-    patience_epochs: int = 5  # 'plateau': evaluations at epoch ends without a better error
-    min_delta: float = 0.0  # 'plateau': percentage points by which an error must be better
-    max_drops: int = 3  # 'plateau': the paper's three divisions by ten
-    dexp_factor: float = 250.0  # 'dexp': first rate over last (source's net #170: 0.01 to 0.00004)
-    dexp_steps: int = 4  # 'dexp': equal stretches of the run, each at its own rate
-    bias_schedule: str = "weights"  # 'weights': biases follow the kernels; 'epochs': the next field
-    bias_drop_epochs: tuple = ()  # the biases' own drops (source: one or none; half time for dexp)
-    warmup_epochs: float = 0.0  # the rate rises linearly to its schedule over this many epochs
-    layer_rates: tuple = ()  # (layer, multiplier, from_epoch): latest holds; 0 freezes the layer
-    layer_decays: tuple = ()  # (layer, weight decay), where it differs from weight_decay
-    trust_coefficient: float = 0.001  # 'lars': eta (optax.lars's default)
+    optimizer: str = "momentum"  # the paper's rule (section 5), or 'lars' for very large batches
+    learning_rate: float = 0.01  # at the start (paper, section 5)
+    momentum: float = 0.9  # of the velocity (paper, section 5)
+    weight_decay: float = 5e-4  # on kernels, times the rate (section 5; source, layer.cu:565)
+    bias_rate: float = 1.0  # factor on the biases' learning rate; 2 in the 2012 code
+    schedule: str = "plateau"  # 'constant', 'plateau', 'epochs' or 'dexp'
+    drop_factor: float = 10.0  # by which 'plateau', 'epochs' and the biases' own drops divide
+    drop_epochs: tuple = ()  # where 'epochs' divides the rate
+    patience_epochs: int = 5  # epochs without a better error after which 'plateau' divides it
+    min_delta: float = 0.0  # percentage points by which an error must be better, for 'plateau'
+    max_drops: int = 3  # most divisions of 'plateau' (paper, section 5)
+    dexp_factor: float = 250.0  # first over last rate of 'dexp' (2012 code, net #170)
+    dexp_stages: int = 4  # equal parts of the run, each at a rate of its own, of 'dexp'
+    bias_schedule: str = "weights"  # biases follow the kernels' rate, or 'epochs': the next field
+    bias_drop_epochs: tuple = ()  # the biases' own drops (2012 code: one or none; dexp: half time)
+    warmup_epochs: float = 0.0  # the rate rises linearly over these
+    layer_rates: tuple = ()  # (layer, factor, from_epoch): the latest holds; 0 freezes the layer
+    layer_decays: tuple = ()  # (layer, weight decay) where it differs
+    trust_coefficient: float = 0.001  # of 'lars' (optax.lars's default)
 
 
 def _staircase(values: Sequence[float], starts: Sequence[int]) -> optax.Schedule:
@@ -82,7 +82,7 @@ def make_schedule(spec: OptimSpec, *, steps_per_epoch: int, total_steps: int) ->
         values = [start / spec.drop_factor**i for i in range(len(spec.drop_epochs) + 1)]
         rate = _staircase(values, _to_steps(spec.drop_epochs, steps_per_epoch))
     elif spec.schedule == "dexp":
-        n = spec.dexp_steps
+        n = spec.dexp_stages
         values = [start * spec.dexp_factor ** (-i / (n - 1)) for i in range(n)]
         rate = _staircase(values, _dexp_drops(spec, total_steps))
     else:
@@ -122,7 +122,7 @@ def rate_change(
 
 def _dexp_drops(spec: OptimSpec, total_steps: int) -> list[int]:
     """The first step of each stretch of 'dexp' but the first."""
-    return [math.ceil(i * total_steps / spec.dexp_steps) for i in range(1, spec.dexp_steps)]
+    return [math.ceil(i * total_steps / spec.dexp_stages) for i in range(1, spec.dexp_stages)]
 
 
 class RatesState(NamedTuple):
@@ -277,7 +277,7 @@ def update_plateau(state: PlateauState, error: float, spec: OptimSpec) -> Platea
 
 _AT_LEAST = dict.fromkeys(
     ("learning_rate", "weight_decay", "bias_rate", "min_delta", "max_drops", "trust_coefficient"), 0
-) | {"drop_factor": 1, "dexp_factor": 1, "patience_epochs": 1, "dexp_steps": 2}
+) | {"drop_factor": 1, "dexp_factor": 1, "patience_epochs": 1, "dexp_stages": 2}
 _ENTRIES = {
     "layer_rates": ("layer", "multiplier", "from_epoch"),
     "layer_decays": ("layer", "weight_decay"),

@@ -16,9 +16,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.errors import UserError, choose
-from alexnet_jax.models.placement import Placement
+from alexnet_jax.models.placement import LAYOUTS, Placement
 
-LAYOUTS = ("data", "towers", "hybrid")
+
+@dataclass(frozen=True)
+class MeshSpec:
+    """How the batch and the net are to lie on the devices: the section `mesh`."""
+
+    layout: str = "data"  # 'data', 'towers' or 'hybrid': see above
+    data: int = -1  # devices over which the batch is split; -1: all that `model` leaves
+    model: int = 1  # devices over which the net is split
 
 
 @dataclass(frozen=True)
@@ -93,10 +100,8 @@ class Layout:
 
 
 def make_layout(
-    name: str,
+    spec: MeshSpec,
     *,
-    data: int,
-    model: int,
     towers: int,
     batch_size: int,
     devices: Sequence[jax.Device] | None = None,
@@ -104,14 +109,15 @@ def make_layout(
     """Lays a net with `towers` towers and batches of `batch_size` over the devices.
 
     Args:
-        data: devices on the `data` axis; -1 takes all that `model` leaves.
-        model: devices on the `model` axis.
+        spec: the layout, and how many devices it takes.
+        towers: of the net.
+        batch_size: of all devices together.
         devices: those to lay it over; None: all that are here.
 
     Raises:
         UserError: the mesh doesn't fit the devices, the net or the batch.
     """
-    choose(name, LAYOUTS, "mesh.layout")
+    name, data, model = choose(spec.layout, LAYOUTS, "mesh.layout"), spec.data, spec.model
     devices = list(devices or jax.devices())
     if model < 1 or (data < 1 and data != -1):
         raise UserError(f"mesh.data={data}, mesh.model={model}: give positive sizes, or data=-1")

@@ -28,7 +28,6 @@ from absl import flags
 from PIL import Image
 
 from alexnet_jax import cli, console, data
-from alexnet_jax.assemble import data_spec
 from alexnet_jax.config import is_folder
 from alexnet_jax.data import decode, host
 from alexnet_jax.data.sources import Source, open_source
@@ -268,7 +267,7 @@ def _write_metadata(
 
 def main(_):
     """Prepares the copy, and says how to read it."""
-    spec = data_spec(flags.FLAGS.config)
+    spec = flags.FLAGS.config.data
     name = prepare(spec, flags.FLAGS.out)
     console.say(f"read it with --config.data.name={name} --config.data.data_dir={flags.FLAGS.out}")
     return 0

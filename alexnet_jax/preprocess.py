@@ -10,8 +10,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alexnet_jax.errors import UserError, choose
+
 MEANS = ("image", "image_centre", "channel", "none")
 COLOUR_NOISES = ("none", "source", "text", "text_unit")
+
+
+@dataclass(frozen=True)
+class PreprocessSpec:
+    """What becomes of a crop's grey levels. Its fields stand in the section `data`."""
+
+    mean: str = "image"  # subtract the mean image under the crop ('image', the text) or its centre
+    # ('image_centre', the 2012 code), the mean of each 'channel', or 'none'
+    scale: float = 1.0  # factor on the mean-subtracted grey levels of 0..255; none in 2012
+    colour_noise: str = "text_unit"  # 'none', 'source', 'text' or 'text_unit': `make_preprocess`
+    colour_noise_std: float = 0.1  # standard deviation of its draws (paper, section 4.1)
+    colour_noise_until_epoch: float | None = None  # where it is switched off; None: never
+
+    def check(self) -> None:
+        """Refuses values that mean nothing.
+
+        Raises:
+            UserError: A field has such a value.
+        """
+        choose(self.mean, MEANS, "data.mean")
+        choose(self.colour_noise, COLOUR_NOISES, "data.colour_noise")
+        until = self.colour_noise_until_epoch
+        if until is not None and not until >= 0:
+            raise UserError(f"data.colour_noise_until_epoch={until}: must not be negative")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,15 +98,7 @@ class Preprocess:
         return jax.vmap(under)(crops)
 
 
-def make_preprocess(
-    statistics,
-    *,
-    mean: str,
-    scale: float,
-    colour_noise: str,
-    colour_noise_std: float,
-    noise_until_step: int,
-) -> Preprocess:
+def make_preprocess(statistics, spec: PreprocessSpec, *, noise_until_step: int) -> Preprocess:
     """Preprocess from the training set's statistics (see `data.stats`).
 
     Colour noise adds to all pixels of an image, for each principal axis p of the training set's
@@ -98,19 +116,19 @@ def make_preprocess(
         "none": np.zeros(3, np.float32),
     }
     axes = None
-    if colour_noise != "none":
+    if spec.colour_noise != "none":
         deviations, directions = statistics.principal_colours()
         sizes = {
             "source": deviations,
             "text": deviations**2,
             "text_unit": deviations**2 / 255,  # l / 255^2 in 0..1 units, times 255 grey levels
-        }[colour_noise]
-        axes = colour_noise_std * sizes[:, None] * directions
+        }[spec.colour_noise]
+        axes = spec.colour_noise_std * sizes[:, None] * directions
     return Preprocess(
-        mean=np.asarray(means[mean]),
-        mean_under_crop=mean == "image",
-        scale=scale,
+        mean=np.asarray(means[spec.mean]),
+        mean_under_crop=spec.mean == "image",
+        scale=spec.scale,
         noise_axes=axes,
-        noise_divisor=1.1 if colour_noise == "source" else 1.0,
+        noise_divisor=1.1 if spec.colour_noise == "source" else 1.0,
         noise_until_step=noise_until_step,
     )

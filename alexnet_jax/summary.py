@@ -10,10 +10,10 @@ towers, whose maps a tower reads.
 from collections.abc import Iterable
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from alexnet_jax import cli, console
 from alexnet_jax.assemble import make_model
+from alexnet_jax.config import Config
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import Operation, operations
@@ -22,7 +22,7 @@ from alexnet_jax.models import Operation, operations
 CLASSES = {"imagenet2012": 1000, "imagenette": 10, "cifar10": 10, "cifar10_jpeg": 10, "photos": 12}
 
 
-def num_classes(config: ConfigDict) -> int:
+def num_classes(config: Config) -> int:
     """How many classes the configuration's net has.
 
     Raises:
@@ -53,7 +53,7 @@ def receptive_fields(table: Iterable[Operation]) -> dict[str, int]:
     return fields
 
 
-def show(config: ConfigDict) -> None:
+def show(config: Config) -> None:
     """Prints the table.
 
     Raises:

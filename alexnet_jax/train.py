@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
 from alexnet_jax import console, data, distributed, optim, process
 from alexnet_jax.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble, beyond_the_end, other_length, resolve
-from alexnet_jax.config import NEVER, check_same_run, flatten
+from alexnet_jax.config import NEVER, Config, check_same_run, config_dict, flatten, to_dict
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate
 from alexnet_jax.records import (
@@ -37,7 +36,7 @@ from alexnet_jax.trained.kept import write_recipe
 STEPS_AHEAD = 2  # steps dispatched before the oldest has finished; more would only hold memory
 
 
-def train(config: ConfigDict, workdir: str | Path, *, traced: tuple[int, int] | None = None) -> int:
+def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None = None) -> int:
     """Trains to the end, or goes on from the last checkpoint in `workdir`; writes result.json.
 
     Args:
@@ -81,12 +80,12 @@ def train(config: ConfigDict, workdir: str | Path, *, traced: tuple[int, int] | 
         if first:
             for line in [*beyond_the_end(run), *other_length(run, workdir, int(state.step))]:
                 _say(line)
-            files.write_json(workdir / "config.json", resolved.to_dict())
+            files.write_json(workdir / "config.json", to_dict(resolved))
             write_recipe(workdir, kept)
         stop = stack.enter_context(process.noted())  # until all is written and closed
         writer = metrics.open_writer(workdir, resume_step=int(state.step), enabled=first)
         stack.callback(_close, writer, config)
-        writer.text("config", f"```\n{resolved}\n```")
+        writer.text("config", f"```\n{config_dict(resolved)}\n```")
         progress = console.Progress(
             run.total_steps, config.batch_size, start_step=int(state.step), enabled=first
         )
@@ -150,15 +149,16 @@ def _due(run: Run, step: int) -> Due:
     config, end = run.config, step == run.total_steps
     epoch_ends = step % run.steps_per_epoch == 0
 
-    def every(steps: int) -> bool:
-        if steps == NEVER:
+    def every(steps: int | None) -> bool:
+        if end or steps == NEVER:
             return end
-        return end or (step % steps == 0 if steps else epoch_ends)
+        return epoch_ends if steps is None else step % steps == 0
 
     return Due(
         log=every(_log_steps(run)),
         # The plateau schedule counts the evaluations at the ends of epochs: it needs them all.
-        evaluate=every(config.eval_every_steps) or (epoch_ends and run.optim.schedule == "plateau"),
+        evaluate=every(config.eval_every_steps)
+        or (epoch_ends and config.optim.schedule == "plateau"),
         end_epoch=end or epoch_ends,
         save=every(config.checkpoint_every_steps),
     )
@@ -282,8 +282,8 @@ def _evaluate(session: Session, state: TrainState, step: int, history: dict):
     best = history["best"]
     if best is None or last["top1_error"] <= best["top1_error"]:
         best = last
-    if run.optim.schedule == "plateau" and step % run.steps_per_epoch == 0:
-        plateau = optim.update_plateau(state.plateau, found["top1_error"], run.optim)
+    if run.config.optim.schedule == "plateau" and step % run.steps_per_epoch == 0:
+        plateau = optim.update_plateau(state.plateau, found["top1_error"], run.config.optim)
         state = state.replace(plateau=jax.device_put(plateau, run.layout.replicated()))
     return state, {"last": last, "best": best}
 
@@ -307,7 +307,7 @@ def _save(session: Session, state: TrainState, step: int, history: dict) -> None
 
 
 @contextlib.contextmanager
-def _save_errors(config: ConfigDict) -> Iterator[None]:
+def _save_errors(config: Config) -> Iterator[None]:
     """What cannot be written ends the run, or is a warning with on_save_error='continue'."""
     try:
         yield
@@ -317,7 +317,7 @@ def _save_errors(config: ConfigDict) -> Iterator[None]:
         console.say(f"warning: {error}", enabled=jax.process_index() == 0)
 
 
-def _close(writer: metrics.Writer, config: ConfigDict) -> None:
+def _close(writer: metrics.Writer, config: Config) -> None:
     with _save_errors(config):
         writer.close()
 

@@ -23,10 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from alexnet_jax.assemble import make_model, resolve
-from alexnet_jax.config import NEVER, flatten, load_config
+from alexnet_jax.config import NEVER, Config, flatten, load_config, override
 from alexnet_jax.errors import UserError, choose, nearest
 from alexnet_jax.models import AlexNet, operations
 
@@ -77,7 +75,7 @@ class Cell:
     sweep: Sweep
     variant: str
     seed: int
-    config: ConfigDict
+    config: Config
     digest: str
     source: "Cell | None" = None  # the run with whose weights it begins
 
@@ -211,7 +209,7 @@ def studies() -> dict[str, Sweep]:
     return {sweep.name: sweep for sweep in every}
 
 
-def configuration(sweep: Sweep, variant: str, seed: int) -> ConfigDict:
+def configuration(sweep: Sweep, variant: str, seed: int) -> Config:
     """The variant's configuration.
 
     Raises:
@@ -226,11 +224,10 @@ def configuration(sweep: Sweep, variant: str, seed: int) -> ConfigDict:
                 f"sweep '{sweep.name}', '{variant}': unknown field {name}; {nearest(name, known)}"
             )
     try:
-        config.update_from_flattened_dict(fields)
+        return override(config, fields)
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"sweep '{sweep.name}', '{variant}': {reason}") from None
-    return config
 
 
 @functools.cache
@@ -240,7 +237,7 @@ def cell(sweep: Sweep, variant: str, seed: int) -> Cell:
     model = make_model(config, num_classes=1)
     decisive = {k: v for k, v in _differences(config).items() if not k.startswith("model.")}
     decisive["model.name"] = config.model.name
-    for name, value in resolve(config, model).model.items():
+    for name, value in vars(resolve(config, model).model).items():
         # Defaults are left out, so that a field that is added later renames no earlier run.
         if name not in ("name", "num_classes") and value != getattr(AlexNet, name):
             decisive[f"model.{name}"] = value
@@ -267,7 +264,7 @@ def cells(sweeps: Sequence[Sweep], seeds: int | None = None) -> list[Cell]:
     ]
 
 
-def cost(config: ConfigDict) -> float | None:
+def cost(config: Config) -> float | None:
     """Floating-point operations of the run, roughly; None where the number of images is unknown.
 
     A multiply-add is two; the backward pass takes twice the forward pass.
@@ -291,7 +288,7 @@ def forward_flops(model: AlexNet, size: int) -> int:
     return sum(2 * op.multiply_adds for op in operations(model, size))
 
 
-def _differences(config: ConfigDict) -> dict:
+def _differences(config: Config) -> dict:
     """The fields in which a configuration differs from configs/base.py."""
     base = _base()
     return {

@@ -8,6 +8,7 @@ data's fields, [step, resident MiB] of 100 instants, and the growth in the run's
 as the first tenth fills caches and buffers.
 """
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -16,8 +17,7 @@ import jax
 from absl import flags
 
 from alexnet_jax import cli, data
-from alexnet_jax.assemble import data_spec
-from alexnet_jax.parallel import make_layout
+from alexnet_jax.parallel import MeshSpec, make_layout
 from alexnet_jax.records import files, provenance
 
 RESULTS = Path(__file__).parent / "results" / "loader_memory" / "results.jsonl"
@@ -37,9 +37,9 @@ def main(_) -> None:
     """Reads, prints and records."""
     config, steps = _CONFIG.value, _STEPS.value
     produced = provenance.collect()
-    layout = make_layout("data", data=1, model=1, towers=1, batch_size=config.batch_size)
+    layout = make_layout(MeshSpec(data=1), towers=1, batch_size=config.batch_size)
     batches = data.train_batches(
-        data.open_data(data_spec(config)),
+        data.open_data(config.data),
         seed=config.seed,
         batch_size=config.batch_size,
         shardings=layout.batch_shardings(),
@@ -57,7 +57,7 @@ def main(_) -> None:
     print(f"{config.data.backend}: {growth:+.1f} MiB from step {steps // 10} to {steps}")
     record = {
         **produced,
-        "data": config.data.to_dict(),
+        "data": dataclasses.asdict(config.data),
         "batch_size": config.batch_size,
         "steps": steps,
         "images_per_second": steps * config.batch_size / seconds,

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from alexnet_jax import cli
-from alexnet_jax.config import read_config
+from alexnet_jax.config import read_config, to_dict
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import files
 
@@ -53,7 +53,7 @@ def record(workdir: Path, name: str) -> Path:
         UserError: the run has not ended.
     """
     result, curve = read_run(workdir)
-    result["config"] = read_config(workdir).to_dict()
+    result["config"] = to_dict(read_config(workdir))
     result["curve"] = curve
     write_records(name, [*read_records(name), result])
     return _file(name)

@@ -19,6 +19,7 @@ from alexnet_jax import bench, cli
 from alexnet_jax.ahead import Ahead
 from alexnet_jax.assemble import Run
 from alexnet_jax.bench import timing
+from alexnet_jax.config import to_dict
 from alexnet_jax.records import files, provenance
 from alexnet_jax.step import TrainState, init_state
 
@@ -73,7 +74,7 @@ def main(_) -> None:
     print(f"together {ratios['ratio']:.2f} times as fast")
     record = {
         **produced,
-        "config": config.to_dict(),
+        "config": to_dict(config),
         "seeds": seeds,
         "in_turn": timing.spread(times["in turn"]),
         "together": timing.spread(times["together"]),

@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_jax.ahead import PROGRAMS_AHEAD, Ahead
 from alexnet_jax.assemble import assemble
-from alexnet_jax.config import load_config
+from alexnet_jax.config import load_config, override
 from alexnet_jax.evaluate import evaluate_together
 
 
@@ -32,9 +32,7 @@ def test_an_evaluation_waits_for_its_devices(trained, together):
         time.sleep(0.01)
         return np.asarray(log_probs)
 
-    config = load_config(trained.config_file)
-    with config.unlocked():
-        config.batch_size = 3
+    config = override(load_config(trained.config_file), {"batch_size": 3})
     run, results, running = assemble(config), [], []
 
     @jax.jit

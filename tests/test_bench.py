@@ -181,7 +181,7 @@ def test_step_needs_no_data(config_file, tmp_path):
 
 
 def _tiny_fields(config_file):
-    given = {k: v for k, v in load_config(config_file).model.items() if v is not None}
+    given = {k: v for k, v in vars(load_config(config_file).model).items() if v is not None}
     return {name: value for name, value in given.items() if name not in ("name", "num_classes")}
 
 

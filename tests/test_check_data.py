@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.check_data import check_data
-from alexnet_jax.config import load_config
+from alexnet_jax.config import load_config, override
 from tests import tiny
 
 
@@ -138,7 +138,7 @@ def test_the_checksum_of_each_record_is_verified(tmp_path):
     )
     builder.download_and_prepare()
     config = load_config(tiny.make_config(tmp_path / "tiny.py", tmp_path))
-    config.data.name, config.data.data_dir = "dots", str(tmp_path)
+    config = override(config, {"data.name": "dots", "data.data_dir": str(tmp_path)})
     report = check_data(config, quiet)
     assert report["unreadable"] == []
     assert report["splits"]["test"]["classes"] == {"a": 1, "b": 1}

@@ -17,7 +17,7 @@ import pytest
 
 from alexnet_jax import models, optim
 from alexnet_jax.bench.collectives import Collective, collectives
-from alexnet_jax.parallel import make_layout
+from alexnet_jax.parallel import MeshSpec, make_layout
 from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.step import init_state, make_train_step
 
@@ -33,9 +33,8 @@ LOGITS = 500 * BATCH * FLOAT
 def compiled(net: str, layout_name: str, data: int, model_axis: int) -> list[Collective]:
     """What the full-size train step sends on a mesh of data x model_axis devices."""
     model = models.create(net)
-    layout = make_layout(
-        layout_name, data=data, model=model_axis, towers=model.towers, batch_size=BATCH
-    )
+    spec = MeshSpec(layout_name, data, model_axis)
+    layout = make_layout(spec, towers=model.towers, batch_size=BATCH)
     tx = optim.make_optimizer(optim.OptimSpec(), steps_per_epoch=10, total_steps=100)
     mean_image = np.zeros((256, 256, 3), np.float32)
     prep = Preprocess(mean_image, mean_under_crop=True, noise_axes=np.eye(3))

@@ -1,73 +1,165 @@
-"""Every configuration loads, is whole, and runs on data of its shape."""
+"""Every configuration loads, is whole, and runs on data of its shape; every field counts."""
 
+import ast
+import inspect
+import json
 import re
-from pathlib import Path
+import shutil
 
 import jax
 import pytest
 
+from alexnet_jax import config as configuration
 from alexnet_jax import models, optim
-from alexnet_jax.assemble import make_model
-from alexnet_jax.config import flatten, load_config
+from alexnet_jax.assemble import make_model, resolve
+from alexnet_jax.config import (
+    NEVER,
+    SCHEMA,
+    SECTIONS,
+    Config,
+    check_same_run,
+    flatten,
+    freeze,
+    load_config,
+    override,
+    read_config,
+    shipped,
+    to_dict,
+)
+from alexnet_jax.configs import base
+from alexnet_jax.errors import UserError
 from tests.tiny import ROOT
 
-FILES = sorted(path.name for path in (ROOT / "configs").glob("[!_]*.py"))
 PARAMETERS = {
-    "imagenet2012.py": 60_965_224,
-    "imagenet2012_net145.py": 60_965_224,
-    "imagenet2012_owt.py": 61_100_840,
-    "cifar_80sec.py": 145_578,
-    "cifar_19pct.py": 89_578,
-    "cifar_18pct.py": 89_578,
-    "cifar_13pct.py": 1_116_490,
-    "cifar_11pct.py": 2_112_970,
+    "imagenet2012": 60_965_224,
+    "imagenet2012_net145": 60_965_224,
+    "imagenet2012_owt": 61_100_840,
+    "cifar_80sec": 145_578,
+    "cifar_19pct": 89_578,
+    "cifar_18pct": 89_578,
+    "cifar_13pct": 1_116_490,
+    "cifar_11pct": 2_112_970,
 }
+# The classes in which fields are declared, by the section that has them in files.
+DECLARED = [Config, models.AlexNet, *(type(getattr(Config(), name)) for name in SECTIONS)]
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_every_configuration_has_the_fields_of_the_base_and_fits_its_net(name):
-    config = load_config(ROOT / "configs" / name)
-    assert flatten(config).keys() == flatten(load_config(ROOT / "configs/base.py")).keys()
+@pytest.mark.parametrize("name", shipped())
+def test_every_configuration_fits_its_net(name):
+    config = load_config(name)
     classes = 1000 if "imagenet" in config.data.name and "ette" not in config.data.name else 10
     model = make_model(config, classes)
     size = config.data.image_size
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.numpy.zeros((1, size, size, 3)))
-    layers = list(shapes["params"])
-    spec = optim.OptimSpec(**config.optim)
-    optim.check(spec, layers)
-    assert optim.unreached(spec, config.num_epochs) == []
-    short = optim.make_schedule(spec, steps_per_epoch=10, total_steps=20)
-    assert 0 < float(short(19)) < 1.01 * spec.learning_rate  # --config.num_epochs=2
+    optim.check(config.optim, list(shapes["params"]))
+    assert optim.unreached(config.optim, config.num_epochs) == []
+    short = optim.make_schedule(config.optim, steps_per_epoch=10, total_steps=20)
+    assert 0 < float(short(19)) < 1.01 * config.optim.learning_rate  # --config.num_epochs=2
     if name in PARAMETERS:
         assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name]
 
 
-def test_every_field_of_the_base_has_its_line():
-    for line in (ROOT / "configs/base.py").read_text().splitlines():
-        if re.match(r"    \w+\.\w+ = ", line) and "ConfigDict()" not in line:
-            assert "  # " in line, line
+def test_the_base_is_the_schema():
+    assert freeze(base.get_config()) == Config() == load_config("imagenet2012")
+    assert flatten(Config()).keys() == SCHEMA.keys()
 
 
-def test_every_field_of_the_base_is_read():
-    """A field is read by name, or is the field of a dataclass that a whole section becomes."""
-    code = "".join(path.read_text() for path in (ROOT / "alexnet_jax").rglob("*.py"))
-    for name in flatten(load_config(ROOT / "configs/base.py")):
-        field = name.rsplit(".", 1)[-1]
-        assert re.search(rf"\b{field}\b", code), name
+def test_every_field_has_its_line():
+    for spec in DECLARED:
+        lines = "" if spec is type(Config().model) else inspect.getsource(spec)  # AlexNet's, made
+        for field in re.findall(r"^    (\w+: .+? = (?!field).+)", lines, re.MULTILINE):
+            assert "  # " in field or "Placement()" in field, field
 
 
-def test_optim_section_is_the_fields_of_its_spec():
-    config = load_config(ROOT / "configs/base.py")
-    assert set(config.optim) == {field for field in optim.OptimSpec.__dataclass_fields__}
+# Where each spec's fields are read: how it is called there, in which modules of alexnet_jax.
+READERS = {
+    "": (r"(.*\.)?config", "**/*.py"),
+    "data": (r"(.*\.)?spec", "data/*.py"),
+    "preprocess": (r"spec|config\.preprocess", "[ap][sr]*.py"),
+    "model": (r"(self|model|(.*\.)?config\.model)", "models/*.py"),
+    "optim": (r"(spec|(.*\.)?config\.optim)", "optim.py"),
+    "mesh": (r"spec", "parallel.py"),
+}
 
 
-def test_model_section_is_the_fields_of_the_module():
-    config = load_config(ROOT / "configs/base.py")
-    fields = set(models.AlexNet.__dataclass_fields__) - {"layers", "placement", "parent", "name"}
-    assert set(config.model) - {"name"} == fields
+def unread(spec, fields):
+    """Those of a spec's fields that no expression reads from something called as it is."""
+    called, modules = READERS[spec]
+    trees = (ast.parse(path.read_text()) for path in (ROOT / "alexnet_jax").glob(modules))
+    reads = (
+        node
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    )
+    return set(fields) - {
+        node.attr for node in reads if re.fullmatch(called, ast.unparse(node.value))
+    }
+
+
+def test_every_field_is_read():
+    for spec in READERS:
+        fields = vars(getattr(Config(), spec)) if spec else vars(Config()).keys() - SECTIONS.keys()
+        # The preset's name is an argument of models.create.
+        assert unread(spec, fields) <= ({"name"} if spec == "model" else set()), spec
+        assert unread(spec, {*fields, "label_smoothing"}) >= {"label_smoothing"}
+
+
+def test_values_of_another_type_and_unknown_fields_are_refused(tmp_path):
+    with pytest.raises(TypeError):
+        override(Config(), {"batch_size": "many"})
+    with pytest.raises(KeyError):
+        override(Config(), {"optim.label_smoothing": 0.1})
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from alexnet_jax.configs import default\n"
+        "def get_config():\n"
+        "    config = default.get_config()\n"
+        "    config.optim.learning_rat = 0.1\n"
+        "    return config\n"
+    )
+    with pytest.raises(UserError, match=r"optim\.learning_rat; did you mean 'optim\.learning_rate"):
+        load_config(own)
+
+
+def test_names_and_values_of_earlier_commits_are_read(trained, tmp_path, capsys):
+    configuration._say_renamed.cache_clear()
+    config = read_config(trained.workdir)
+    old = to_dict(config)
+    old["optim"]["dexp_steps"] = old["optim"].pop("dexp_stages") + 2
+    for name in ("num_train_steps", "eval_every_steps", "checkpoint_every_steps"):
+        assert old[name] is None
+        old[name] = 0
+    old["data"]["resize_size"] = 0
+    del old["init_from"]
+    shutil.copytree(trained.workdir, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(old))
+    fields = {"optim.dexp_stages": config.optim.dexp_stages + 2, "data.resize_size": None}
+    assert read_config(tmp_path / "run") == override(config, fields)
+    said = "the field optim.dexp_steps is called optim.dexp_stages now\n"
+    assert capsys.readouterr().out == said
+
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from alexnet_jax.configs import default\n"
+        "def get_config():\n"
+        "    config = default.get_config()\n"
+        "    config.optim.dexp_steps = 6\n"
+        "    config.eval_every_steps = 0\n"
+        "    return config\n"
+    )
+    assert load_config(own) == override(load_config("default"), {"optim.dexp_stages": 6})
+
+
+def test_a_run_is_compared_with_all_that_it_was_started_with(trained):
+    config = read_config(trained.workdir)
+    assert config == resolve(config, make_model(config, 4))
+    check_same_run(override(config, {"eval_every_steps": NEVER, "mesh.model": 2}), trained.workdir)
+    with pytest.raises(UserError, match=r"data\.scale \(was 0\.015625, now 1\.0\)"):
+        check_same_run(override(config, {"data.scale": 1.0}), trained.workdir)
 
 
 def test_readme_names_every_configuration():
     text = (ROOT / "README.md").read_text()
-    for name in FILES:
-        assert Path(name).stem in text, name
+    for name in shipped():
+        assert name in text, name

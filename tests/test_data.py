@@ -42,7 +42,8 @@ def root(tmp_path_factory):
 
 
 def make_spec(root, **fields):
-    return data.DataSpec(name=f"folder:{root}", image_size=12, resize_size=16, **fields)
+    fields = {"eval_split": "test", "image_size": 12, "resize_size": 16} | fields
+    return data.DataSpec(name=f"folder:{root}", **fields)
 
 
 def make_shardings(*mesh_shape, images=None):
@@ -600,7 +601,8 @@ from alexnet_jax import data
 mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 rows = jax.NamedSharding(mesh, jax.P("data"))
 shardings = dict.fromkeys(("images", "labels", "crops", "mask", "ids"), rows)
-spec = data.DataSpec(name="folder:{root}", image_size=12, resize_size=16, backend="{backend}")
+spec = data.DataSpec(name="folder:{root}", eval_split="test", backend="{backend}",
+    image_size=12, resize_size=16)
 opened = data.open_data(spec)
 batches = data.train_batches(opened, seed=5, batch_size=8, shardings=shardings)
 out = {{}}
@@ -641,7 +643,7 @@ np.savez(r"{tmp_path}/" + str(rank) + ".npz", **out)
 def shared(name, **fields):
     if not (SHARED / name.split("/")[0]).exists():
         pytest.skip(f"needs {SHARED / name.split('/')[0]}")
-    return data.DataSpec(name=name, data_dir=str(SHARED), **fields)
+    return data.DataSpec(name=name, data_dir=str(SHARED), **{"eval_split": "test"} | fields)
 
 
 def test_cifar10_from_both_backends():

@@ -35,9 +35,8 @@ def cache_folder(tmp_path, monkeypatch):
 
 
 def open_data(root, **fields):
-    return data.open_data(
-        data.DataSpec(name=f"folder:{root}", image_size=12, resize_size=16, **fields)
-    )
+    fields = {"eval_split": "test", "image_size": 12, "resize_size": 16} | fields
+    return data.open_data(data.DataSpec(name=f"folder:{root}", **fields))
 
 
 def all_squares(root):

@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_jax import bench, features
 from alexnet_jax.assemble import assemble
-from alexnet_jax.config import load_config
+from alexnet_jax.config import load_config, override
 from alexnet_jax.errors import UserError
 from experiments import (
     analyse,
@@ -471,7 +471,7 @@ def test_paper_scale_takes_steps(name):
         config = load_config(tiny.ROOT / "configs" / f"{name}.py")
     else:
         config = definition.configuration(PAPER, variant, seed=0)
-    config.batch_size, config.mesh.data = 4, 1
+    config = override(config, {"batch_size": 4, "mesh.data": 1})
     run = bench.synthetic_run(config)
     state, batches = run.fresh_state(), bench.batches(run)
     before = np.asarray(state.params["fc8"]["bias"])

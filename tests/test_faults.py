@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from alexnet_jax import data
-from alexnet_jax.assemble import data_spec
 from alexnet_jax.data.plan import epoch_plan
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import load_run
@@ -217,9 +216,7 @@ def test_bad_images_are_left_out_counted_and_listed_the_same_in_every_run(
     for line, name in zip(first, names, strict=True):
         assert name in line
     # From the cache, where no image need be read, and in a run of the last steps alone.
-    opened = data.open_data(
-        data_spec(load(spoilt, data__bad_images="skip", data__backend="tfdata"))
-    )
+    opened = data.open_data(load(spoilt, data__bad_images="skip", data__backend="tfdata").data)
     data.statistics(opened)
     assert len(opened.bad["train"]) == 2
     assert run("first", data__backend="tfdata", num_train_steps=17) == first

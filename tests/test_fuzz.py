@@ -17,11 +17,10 @@ import pytest
 from absl import flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ml_collections import config_flags
 
 from alexnet_jax import cli, data
-from alexnet_jax.assemble import assemble, data_spec, resolve
-from alexnet_jax.config import check_same_run, flatten, load_config
+from alexnet_jax.assemble import assemble, resolve
+from alexnet_jax.config import check_same_run, flatten, load_config, override
 from alexnet_jax.data import cache
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import checkpoint, metrics
@@ -53,8 +52,7 @@ def config_file(tmp_path_factory):
 def short_run(config_file, tmp_path_factory):
     """A run of two steps, saved after both; copy it before changing anything."""
     workdir = tmp_path_factory.mktemp("short") / "run"
-    config = load_config(config_file)
-    config.num_train_steps, config.log_every_steps = 2, 1
+    config = override(load_config(config_file), {"num_train_steps": 2, "log_every_steps": 1})
     assert train(config, workdir) == 0
     return workdir
 
@@ -80,8 +78,8 @@ def contents(folder):
 def parse(argv):
     """The configuration that the command line `argv` gives, as `cli.run` would parse it."""
     parsed = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", parsed, lock_config=True)
     with mock.patch.object(flags, "FLAGS", parsed), mock.patch.object(sys, "argv", argv):
+        cli.define_config()
         cli._parse(argv, takes_files=False, required=())
     return parsed["config"].value
 
@@ -222,9 +220,8 @@ def test_pickles_in_the_cache_folder_are_not_loaded(
     config_file, tmp_path, monkeypatch, bomb, backend
 ):
     monkeypatch.setenv("ALEXNET_JAX_CACHE", str(tmp_path / "cache"))
-    config = load_config(config_file)
-    config.data.backend = backend
-    expected = data.statistics(data.open_data(data_spec(config)))
+    config = override(load_config(config_file), {"data.backend": backend})
+    expected = data.statistics(data.open_data(config.data))
     files = list(cache.folder().rglob("*.npz"))
     assert len(files) == {"device": 3, "tfdata": 1}[backend]
     for make in (bomb[1], lambda like: bomb[0]):
@@ -233,7 +230,7 @@ def test_pickles_in_the_cache_folder_are_not_loaded(
             content = make(file)
             assert content != whole
             file.write_bytes(content)
-            found = data.statistics(data.open_data(data_spec(config)))
+            found = data.statistics(data.open_data(config.data))
             np.testing.assert_array_equal(found.mean_image, expected.mean_image)
             file.write_bytes(whole)
 

@@ -207,7 +207,7 @@ def test_a_frozen_layer_ignores_bad_gradients():
             },
         ),
         (
-            {"schedule": "dexp", "dexp_steps": 3, "dexp_factor": 100},
+            {"schedule": "dexp", "dexp_stages": 3, "dexp_factor": 100},
             {33: 0.01, 34: 0.001, 67: 1e-4},
         ),
         ({"warmup_epochs": 2}, {0: 0.0005, 9: 0.005, 19: 0.01, 20: 0.01}),
@@ -340,7 +340,7 @@ def test_plateau_goes_on_exactly_from_a_checkpoint(tmp_path):
         ({"learning_rate": -0.1}, "optim.learning_rate is -0.1: it must be 0 or more"),
         ({"learning_rate": float("nan")}, "optim.learning_rate is nan"),
         ({"drop_factor": 0.1}, "optim.drop_factor is 0.1: it must be 1 or more"),
-        ({"dexp_steps": 1}, "optim.dexp_steps is 1: it must be 2 or more"),
+        ({"dexp_stages": 1}, "optim.dexp_stages is 1: it must be 2 or more"),
         ({"momentum": 1.0}, "optim.momentum is 1.0"),
         ({"schedule": "epochs"}, "list epochs in drop_epochs"),
         ({"schedule": "epochs", "drop_epochs": (20, -1)}, "optim.drop_epochs: -1 is no epoch"),

@@ -117,7 +117,7 @@ def test_the_configuration_has_the_rates_of_the_original_file(name):
         assert tuple(optim.drop_epochs)[: len(rates["drops"])] == tuple(rates["drops"])
     if dexp := original.get("dexp"):
         assert (optim.schedule, optim.learning_rate) == ("dexp", dexp["base"])
-        assert (optim.dexp_factor, optim.dexp_steps) == (dexp["tgtFactor"], dexp["numSteps"])
+        assert (optim.dexp_factor, optim.dexp_stages) == (dexp["tgtFactor"], dexp["numSteps"])
         assert optim.learning_rate * optim.bias_rate == pytest.approx(dexp["epsB_base"])
         assert (optim.bias_schedule, optim.drop_factor) == ("epochs", dexp["epsB_tgtFactor"])
         assert optim.bias_drop_epochs == (config.num_epochs / dexp["epsB_numSteps"],)
@@ -126,6 +126,6 @@ def test_the_configuration_has_the_rates_of_the_original_file(name):
         cut, frozen = log["conv1_cut"], log["conv1_frozen"]
         assert optim.layer_rates == (("conv1", 0.1, cut), ("conv1", 0.0, frozen))
         assert config.num_epochs == log["stop"]
-        assert config.data.colour_noise_until_epoch == cut
+        assert config.preprocess.colour_noise_until_epoch == cut
         assert optim.learning_rate * optim.bias_rate == pytest.approx(0.02)
         assert optim.bias_drop_epochs == ()

@@ -31,7 +31,8 @@ def small_shards(monkeypatch):
 
 
 def spec(folder, **fields):
-    return DataSpec(name=f"folder:{folder}", image_size=32, resize_size=SIZE, **fields)
+    fields = {"eval_split": "test", "image_size": 32, "resize_size": SIZE} | fields
+    return DataSpec(name=f"folder:{folder}", **fields)
 
 
 def pixels(source):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data import Statistics
-from alexnet_jax.preprocess import make_preprocess
+from alexnet_jax.preprocess import PreprocessSpec, make_preprocess
 
 SIZE, RESIZED = 6, 9
 
@@ -23,10 +23,9 @@ def statistics():
 
 
 def run(statistics, images, crops, draws=None, step=0, **options):
-    options = {"mean": "none", "scale": 1.0, "colour_noise": "none"} | options
-    prep = make_preprocess(
-        statistics, colour_noise_std=0.1, **({"noise_until_step": 1000} | options)
-    )
+    until = options.pop("noise_until_step", 1000)
+    spec = PreprocessSpec(**{"mean": "none", "scale": 1.0, "colour_noise": "none"} | options)
+    prep = make_preprocess(statistics, spec, noise_until_step=until)
     return np.asarray(jax.jit(prep)(images, crops, draws, jnp.int32(step)))
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 import alexnet_jax
 from alexnet_jax import data
 from alexnet_jax.assemble import assemble
-from alexnet_jax.config import check_same_run, load_config, read_config
+from alexnet_jax.config import check_same_run, load_config, override, read_config
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import load_run
 from alexnet_jax.preprocess import Preprocess
@@ -189,11 +189,8 @@ def test_where_nothing_is(trained, tmp_path):
 
 def config_of(trained, **fields):
     """The run's configuration for one step that changes next to nothing."""
-    config = load_config(trained.config_file)
-    with config.unlocked():
-        config.update(num_train_steps=1, **fields)
-        config.optim.learning_rate = 1e-12
-    return config
+    one = {"num_train_steps": 1, "optim.learning_rate": 1e-12}
+    return override(load_config(trained.config_file), one | fields)
 
 
 def test_a_run_begins_from_another(trained, tmp_path, capsys):
@@ -226,8 +223,7 @@ def test_other_classes_leave_the_last_layer(trained, tmp_path):
         for name in ("coffee", "gravel"):
             shutil.copytree(trained.images / split / name, two / split / name)
     config = config_of(trained, init_from=str(trained.workdir))
-    with config.unlocked():
-        config.data.name = f"folder:{two}"
+    config = override(config, {"data.name": f"folder:{two}"})
     run, said = assemble(config), []
     fresh = run.fresh_state().params
     began = begin_from(config.init_from, run, fresh, said.append)
@@ -240,8 +236,7 @@ def test_other_classes_leave_the_last_layer(trained, tmp_path):
 
 def test_another_net_is_refused_and_leaves_nothing(trained, tmp_path):
     config = config_of(trained, init_from=str(trained.workdir))
-    with config.unlocked():
-        config.model.hidden_units = 16
+    config = override(config, {"model.hidden_units": 16})
     with pytest.raises(UserError, match="fc6, fc7, fc8 of it and of this net differ") as raised:
         train(config, tmp_path / "run")
     assert str(raised.value).count("conv1 5 x 5 x 3 x 6") == 2  # both nets' lists

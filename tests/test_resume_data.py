@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_jax import evaluate as evaluating
 from alexnet_jax.assemble import assemble
-from alexnet_jax.config import load_config
+from alexnet_jax.config import load_config, override
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate, evaluate_together, load_run
 from alexnet_jax.train import train
@@ -32,13 +32,9 @@ def copy(trained, tmp_path):
 
 
 def config_of(trained, pictures, **fields):
-    config = load_config(trained.config_file)
-    config.data.name = f"folder:{pictures}"
-    config.num_epochs = 3
-    for name, value in fields.items():
-        section, _, field = name.rpartition("__")
-        (config[section] if section else config)[field] = value
-    return config
+    changed = {"data.name": f"folder:{pictures}", "num_epochs": 3}
+    changed |= {name.replace("__", "."): value for name, value in fields.items()}
+    return override(load_config(trained.config_file), changed)
 
 
 def without_identity(workdir):
@@ -176,9 +172,7 @@ def test_nets_of_other_batches_sizes_and_places_are_averaged(trained, copy):
 def test_the_evaluation_never_has_the_name_of_training(trained):
     def name(train_split, eval_split):
         run = load_run(trained.workdir)[0]
-        config, spec = run.config.copy_and_resolve_references(), run.data.spec
-        config.unlock()
-        config.data.eval_split = eval_split
+        config, spec = override(run.config, {"data.eval_split": eval_split}), run.data.spec
         opened = dataclasses.replace(
             run.data, spec=dataclasses.replace(spec, train_split=train_split)
         )

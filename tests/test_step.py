@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import models, optim
-from alexnet_jax.parallel import make_layout
+from alexnet_jax.parallel import MeshSpec, make_layout
 from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.step import classification_sums, init_state, make_predict, make_train_step
 
@@ -47,7 +47,7 @@ def batches(layout, steps, classes=CLASSES):
 def train(name, data, model_axis, *, steps=3, classes=CLASSES, dtype="float32"):
     """Losses and final parameters of a few steps, with colour noise, mean image and dropout."""
     model = small_net(classes, dtype)
-    layout = make_layout(name, data=data, model=model_axis, towers=2, batch_size=BATCH)
+    layout = make_layout(MeshSpec(name, data, model_axis), towers=2, batch_size=BATCH)
     length = {"steps_per_epoch": 10, "total_steps": 100}
     tx = optim.make_optimizer(optim.OptimSpec(learning_rate=0.01, bias_rate=2.0), **length)
     mean = np.random.default_rng(9).uniform(80, 140, (SIZE + 4, SIZE + 4, 3))

@@ -6,7 +6,7 @@ import pytest
 
 from alexnet_jax import models, summary
 from alexnet_jax.bench.layers import layer_flops
-from alexnet_jax.config import load_config
+from alexnet_jax.config import load_config, override
 from alexnet_jax.errors import UserError
 from tests import tiny
 
@@ -39,8 +39,7 @@ def test_one_tower_has_no_column_for_them(capsys):
 
 @pytest.mark.parametrize("name", list(models.PRESETS))
 def test_every_preset_has_its_table(name, capsys):
-    config = load_config("configs/imagenet2012.py")
-    config.model.name = name
+    config = override(load_config("imagenet2012"), {"model.name": name})
     summary.show(config)
     found = rows(capsys.readouterr().out.replace(" x ", "x"))
     model = models.create(name, num_classes=1000)
@@ -74,9 +73,8 @@ def test_receptive_fields_by_trying(preset, layers):
 
 
 def test_left_out_layers(capsys):
-    config = load_config("configs/imagenet2012.py")
-    config.model.skip = ("conv3",)
-    config.model.lrn = False
+    fields = {"model.skip": ("conv3",), "model.lrn": False}
+    config = override(load_config("imagenet2012"), fields)
     summary.show(config)
     found = rows(capsys.readouterr().out.replace(" x ", "x"))
     assert not {"conv3", "act3", "lrn1"} & set(found)
@@ -86,12 +84,10 @@ def test_left_out_layers(capsys):
 def test_how_many_classes(tmp_path):
     config = load_config("configs/imagenette.py")
     assert summary.num_classes(config) == 10
-    config.model.num_classes = 7
-    assert summary.num_classes(config) == 7
+    assert summary.num_classes(override(config, {"model.num_classes": 7})) == 7
     folder = tiny.make_folder(tmp_path / "photographs", 1, 1)
     assert summary.num_classes(load_config(tiny.make_config(tmp_path / "c.py", folder))) == 4
-    config.model.num_classes = None
-    config.data.name = "folder:/no/such"
+    config = override(config, {"data.name": "folder:/no/such"})
     with pytest.raises(UserError, match=r"--config\.model\.num_classes"):
         summary.num_classes(config)
 

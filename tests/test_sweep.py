@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from ml_collections.config_flags import DEFINE_config_file
 
 from alexnet_jax import optim
 from alexnet_jax.assemble import make_model
-from alexnet_jax.config import flatten
+from alexnet_jax.config import flatten, freeze
 from alexnet_jax.console import layer_rows
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import lock
@@ -142,9 +143,8 @@ def test_a_field_of_the_net_that_is_added_later_renames_no_run(tmp_path, monkeyp
     whole = definition.resolve
 
     def resolve(config, model):
-        resolved = whole(config, model)
-        resolved.model["lately"] = 1.5
-        return resolved
+        fields = vars(whole(config, model).model)
+        return types.SimpleNamespace(model=types.SimpleNamespace(**fields, lately=1.5))
 
     monkeypatch.setattr(definition, "resolve", resolve)
     monkeypatch.setattr(definition.AlexNet, "lately", 1.5, raising=False)
@@ -167,7 +167,7 @@ def test_the_command_line_says_the_whole_configuration(tmp_path):
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     values(arguments)
     wanted = flatten(cell.config) | {"data.data_dir": "/data"}
-    assert flatten(values[holder.name].value) == wanted
+    assert flatten(freeze(values[holder.name].value)) == wanted
     assert values["workdir"].value == str(tmp_path / "run")
 
 
@@ -207,9 +207,8 @@ def test_every_sweep_of_the_project_builds_its_nets_and_shares_the_baseline():
         model = make_model(config, 10)
         size = config.data.image_size
         layers = [name for name, _, count in layer_rows(model, (size, size, 3)) if count]
-        spec = optim.OptimSpec(**config.optim)
-        optim.check(spec, layers)
-        assert optim.unreached(spec, config.num_epochs) == []
+        optim.check(config.optim, layers)
+        assert optim.unreached(config.optim, config.num_epochs) == []
         assert definition.cost(config) > 0
         shared = each.variant == "baseline" and not each.sweep.variants["baseline"]
         if shared and each.sweep.claim in (2, 4, 5, 6, 7, 11, 12, 13):

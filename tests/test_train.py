@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.config import load_config
+from alexnet_jax.config import load_config, override
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate, load_run
 from alexnet_jax.records import restore
@@ -32,11 +32,8 @@ def config_file(tmp_path_factory):
 
 
 def load(config_file, **changes):
-    config = load_config(config_file)
-    for name, value in changes.items():
-        section, _, field = name.rpartition("__")
-        (config[section] if section else config)[field] = value
-    return config
+    fields = {name.replace("__", "."): value for name, value in changes.items()}
+    return override(load_config(config_file), fields)
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +163,14 @@ def test_a_finished_run_started_again_stays_as_it_is(config_file, whole_run, tmp
 def test_a_short_run_says_what_it_does_not_reach_and_a_longer_one_what_changes(
     config_file, tmp_path, capsys
 ):
-    planned = {"layer_rates": (("conv1", 0.1, 2.0),), "schedule": "dexp", "dexp_factor": 64.0}
-    config = load(config_file, num_epochs=1, log_every_steps=100)
-    config.optim.update(planned)
+    config = load(
+        config_file,
+        num_epochs=1,
+        log_every_steps=100,
+        optim__layer_rates=(("conv1", 0.1, 2.0),),
+        optim__schedule="dexp",
+        optim__dexp_factor=64.0,
+    )
     assert train(config, tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert "after 1 epoch: what is set for later falls away (optim.layer_rates of conv1 at 2)" in (
@@ -178,7 +180,7 @@ def test_a_short_run_says_what_it_does_not_reach_and_a_longer_one_what_changes(
     assert "top-5" not in said  # of four classes
     assert [line["step"] for line in tiny.lines(tmp_path / "run", split="train")] == [5]
 
-    config.num_epochs = 2
+    config = override(config, {"num_epochs": 2})
     assert train(config, tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert "the learning rate of optim.schedule='dexp' changes: from step 6 on it is" in said

@@ -11,10 +11,10 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from alexnet_jax import models
-from alexnet_jax.config import load_config
+from alexnet_jax.config import load_config, override
 from alexnet_jax.data import tfrecord
 from alexnet_jax.evaluate import load_run
-from alexnet_jax.parallel import make_layout
+from alexnet_jax.parallel import MeshSpec, make_layout
 from alexnet_jax.records import watch
 from alexnet_jax.train import train
 
@@ -48,9 +48,8 @@ def test_a_run_shows_norms_and_kernels(trained):
 
 def test_a_resumed_run_shows_the_same(trained, tmp_path):
     config = load_config(trained.config_file)
-    config.num_train_steps = 10  # an epoch's end, and a logged step
-    assert train(config, tmp_path / "run") == 0
-    config.num_train_steps = 0
+    # An epoch's end, and a logged step.
+    assert train(override(config, {"num_train_steps": 10}), tmp_path / "run") == 0
     assert train(config, tmp_path / "run") == 0
     resumed, whole = events(tmp_path / "run"), events(trained.workdir)
     for tag in whole:
@@ -62,7 +61,7 @@ def test_a_resumed_run_shows_the_same(trained, tmp_path):
 @pytest.mark.parametrize("name", ["data", "towers", "hybrid"])
 def test_every_layout_shows_the_same(name):
     model = models.create("alexnet", width=1 / 16, hidden_units=32, num_classes=4)
-    layout = make_layout(name, data=2, model=2, towers=2, batch_size=8)
+    layout = make_layout(MeshSpec(name, data=2, model=2), towers=2, batch_size=8)
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     rng = np.random.default_rng(0)

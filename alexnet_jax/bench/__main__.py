@@ -20,13 +20,12 @@ a warm-up (see timing.py). `--against=torch` runs the same in PyTorch (see torch
 import os
 
 from absl import flags
-from ml_collections import ConfigDict
 from ml_collections.config_flags import get_config_filename
 
 from alexnet_jax import cli, console, settings
 from alexnet_jax.bench import comms, compile, input, layers, loop, step
 from alexnet_jax.bench.common import Options, require_torch
-from alexnet_jax.config import flatten, load_config
+from alexnet_jax.config import Config, flatten, load_config
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.records import files, provenance
 
@@ -37,7 +36,7 @@ MODES = {
 }
 
 
-def overrides(config: ConfigDict, path: str) -> dict:
+def overrides(config: Config, path: str) -> dict:
     """The fields in which `config` differs from its file."""
     own, given = flatten(load_config(path)), flatten(config)
     return {name: value for name, value in given.items() if value != own.get(name)}

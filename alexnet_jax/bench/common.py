@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from alexnet_jax import data
 from alexnet_jax.ahead import Ahead
-from alexnet_jax.assemble import Run, assemble, data_spec
+from alexnet_jax.assemble import Run, assemble
+from alexnet_jax.config import Config
 from alexnet_jax.data.device import Squares
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
@@ -65,7 +65,7 @@ class Table:
 
 
 def synthetic_run(
-    config: ConfigDict,
+    config: Config,
     *,
     images: int | None = None,
     devices: Sequence[jax.Device] | None = None,
@@ -76,9 +76,7 @@ def synthetic_run(
         images: how many to make where none will be read; None: the whole batch.
         devices: those that the mesh is made of; None: all that are here.
     """
-    spec = dataclasses.replace(
-        data_spec(config), name="synthetic", backend="device", train_split="train"
-    )
+    spec = dataclasses.replace(config.data, name="synthetic", backend="device", train_split="train")
     size = spec.resize_size or round(spec.image_size * 256 / 224)
     classes, count = _num_classes(config), images or config.batch_size
     rng = np.random.default_rng(0)
@@ -97,10 +95,10 @@ def synthetic_run(
     return assemble(config, dataset, devices=devices)
 
 
-def _num_classes(config: ConfigDict) -> int:
+def _num_classes(config: Config) -> int:
     if config.model.num_classes is not None:
         return config.model.num_classes
-    spec = data_spec(config)
+    spec = config.data
     try:
         source = open_source(spec.name, spec.data_dir, spec.train_split, download=False)
         return len(source.class_names)

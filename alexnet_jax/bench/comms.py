@@ -1,14 +1,17 @@
 """Collectives and their bytes in each layout, from the compiled step; nothing runs."""
 
+import dataclasses
+
 import jax
-from ml_collections import ConfigDict
 
 from alexnet_jax.bench.collectives import collectives
 from alexnet_jax.bench.common import Options, Table, compile_step, first_batch, synthetic_run
+from alexnet_jax.config import Config
 from alexnet_jax.errors import UserError
+from alexnet_jax.parallel import MeshSpec
 
 
-def measure(config: ConfigDict, options: Options) -> dict:
+def measure(config: Config, options: Options) -> dict:
     """Counts each layout's collectives on 2 devices and on all.
 
     Raises:
@@ -23,11 +26,8 @@ def measure(config: ConfigDict, options: Options) -> dict:
     layouts, left_out = [], []
     for layout, across, model in meshes:
         mesh = {"layout": layout, "data": across, "model": model}
-        changed = config.copy_and_resolve_references()
-        with changed.unlocked():
-            changed.mesh = dict(mesh)
         try:
-            run = synthetic_run(changed)
+            run = synthetic_run(dataclasses.replace(config, mesh=MeshSpec(**mesh)))
         except UserError as error:
             left_out.append({**mesh, "reason": str(error)})
             continue

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.experimental import topologies
-from ml_collections import ConfigDict
 
 from alexnet_jax import jax_versions
 from alexnet_jax.assemble import Run
@@ -17,6 +16,7 @@ from alexnet_jax.bench import hlo
 from alexnet_jax.bench.common import Options, Table, step_bytes, synthetic_run
 from alexnet_jax.bench.estimate import KINDS, Cost, costs, schedule
 from alexnet_jax.bench.target import Target, load
+from alexnet_jax.config import Config
 from alexnet_jax.errors import UserError, writing
 
 LARGEST = 15
@@ -29,7 +29,7 @@ FLAGS = {
 }
 
 
-def measure(config: ConfigDict, options: Options) -> dict:
+def measure(config: Config, options: Options) -> dict:
     """Compiles the training step for `options.devices` of the target, and adds up its costs.
 
     Raises:

@@ -10,21 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
 from alexnet_jax import data
-from alexnet_jax.assemble import Run, data_spec, make_model
+from alexnet_jax.assemble import Run, make_model
 from alexnet_jax.bench import timing
 from alexnet_jax.bench.common import Options, Table, batches
+from alexnet_jax.config import Config
 from alexnet_jax.data.plan import epoch_plan
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.parallel import Layout, make_layout
 
 
-def measure(config: ConfigDict, options: Options) -> dict:
+def measure(config: Config, options: Options) -> dict:
     """Times the training pipeline alone: images cropped, flipped and on the device."""
-    dataset = data.open_data(data_spec(config))
+    dataset = data.open_data(config.data)
     batch_size, cores = config.batch_size, os.cpu_count()
     contenders = {"pipeline": pipeline(_input_run(config, dataset))}
     if config.data.backend == "tfdata":
@@ -77,17 +77,15 @@ def tables(result: dict) -> list[Table]:
 class _InputRun:
     """What `batches` reads of a run."""
 
-    config: ConfigDict
+    config: Config
     data: data.Data
     layout: Layout
 
 
-def _input_run(config: ConfigDict, dataset: data.Data) -> _InputRun:
+def _input_run(config: Config, dataset: data.Data) -> _InputRun:
     """Leaves the statistics out, which would be a pass over the data."""
     layout = make_layout(
-        config.mesh.layout,
-        data=config.mesh.data,
-        model=config.mesh.model,
+        config.mesh,
         towers=make_model(config, dataset.num_classes).towers,
         batch_size=config.batch_size,
     )
@@ -117,13 +115,13 @@ def pipeline(run: Run | _InputRun) -> Callable[[int], None]:
     return take
 
 
-def _order(config: ConfigDict, dataset: data.Data, count: int) -> np.ndarray:
+def _order(config: Config, dataset: data.Data, count: int) -> np.ndarray:
     """The first `count` examples that training reads."""
     order, _ = epoch_plan(config.seed, 0, dataset.num_train, 0, crop=False, flip=False)
     return np.resize(order, count)
 
 
-def _bare_decoding(config: ConfigDict, dataset: data.Data, cores: int) -> Callable[[int], None]:
+def _bare_decoding(config: Config, dataset: data.Data, cores: int) -> Callable[[int], None]:
     """A contender: the files of as many batches, read and decoded by Pillow in threads, no more."""
     source = open_source(config.data.name, config.data.data_dir, config.data.train_split)
 

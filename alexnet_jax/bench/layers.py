@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from alexnet_jax import models
 from alexnet_jax.bench import timing
@@ -18,13 +17,14 @@ from alexnet_jax.bench.common import (
     synthetic_run,
 )
 from alexnet_jax.compilation import Program
+from alexnet_jax.config import Config
 from alexnet_jax.models import AlexNet, forms
 from alexnet_jax.models.operations import apply
 
 PARTS = ("forward", "input_gradient", "weight_gradient")
 
 
-def measure(config: ConfigDict, options: Options) -> dict:
+def measure(config: Config, options: Options) -> dict:
     """Times each operation of the net alone, on one device with the whole batch; then the step."""
     run, repeats = synthetic_run(config), options.repeats
     size, count = config.data.image_size, config.batch_size

@@ -1,13 +1,12 @@
 """What the training loop costs over the slower of the bare step and the bare input."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import statistics
 import tempfile
 from pathlib import Path
-
-from ml_collections import ConfigDict
 
 from alexnet_jax.assemble import assemble
 from alexnet_jax.bench import timing
@@ -20,18 +19,22 @@ from alexnet_jax.bench.common import (
     stepper,
 )
 from alexnet_jax.bench.input import pipeline
+from alexnet_jax.config import NEVER, Config
 from alexnet_jax.train import train
 
 ROUNDS = 3
 
 
-def measure(config: ConfigDict, options: Options) -> dict:
+def measure(config: Config, options: Options) -> dict:
     """Times the loop of main.py, whole but for evaluations and checkpoints before its end."""
     steps = options.steps
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.num_train_steps = config.eval_every_steps = config.checkpoint_every_steps = steps
-        config.log_every_steps = max(1, min(config.log_every_steps, steps // 4))
+    config = dataclasses.replace(
+        config,
+        num_train_steps=steps,
+        log_every_steps=max(1, min(config.log_every_steps, steps // 4)),
+        eval_every_steps=NEVER,
+        checkpoint_every_steps=NEVER,
+    )
     run = assemble(config)
     batch = first_batch(run)
     step = stepper(run, compile_step(run, batch), batch)
@@ -67,7 +70,7 @@ def tables(result: dict) -> list[Table]:
     return [Table(f"train, {result['steps']} steps", ("", "a step"), rows, note)]
 
 
-def _loop_seconds(config: ConfigDict) -> float:
+def _loop_seconds(config: Config) -> float:
     """Seconds of one step of a run of its own, which prints nothing."""
     with tempfile.TemporaryDirectory() as workdir:
         with contextlib.redirect_stdout(io.StringIO()):

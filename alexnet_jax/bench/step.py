@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
-from ml_collections import ConfigDict
 
 from alexnet_jax import settings
 from alexnet_jax.assemble import Run
@@ -23,10 +22,11 @@ from alexnet_jax.bench.common import (
     synthetic_run,
 )
 from alexnet_jax.compilation import Program
+from alexnet_jax.config import Config
 from alexnet_jax.errors import UserError
 
 
-def measure(config: ConfigDict, options: Options) -> dict:
+def measure(config: Config, options: Options) -> dict:
     """Times the training step, and the net forward on batches of 1 and of the configuration's size.
 
     Raises:
@@ -125,11 +125,11 @@ def _use_cache(folder: str | None, least_seconds: float) -> None:
     compilation_cache.reset_cache()
 
 
-def _float_images(config: ConfigDict, count: int) -> jax.Array:
+def _float_images(config: Config, count: int) -> jax.Array:
     """Images as the net reads them, preprocessed; made up."""
     shape = (count, config.data.image_size, config.data.image_size, 3)
     dtype = jnp.result_type(float)
-    images = np.random.default_rng(1).normal(size=shape) * 60 * config.data.scale
+    images = np.random.default_rng(1).normal(size=shape) * 60 * config.preprocess.scale
     return jax.device_put(images.astype(dtype), jax.devices()[0])
 
 

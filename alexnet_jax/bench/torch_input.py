@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from ml_collections import ConfigDict
 from PIL import Image
 
 from alexnet_jax import data
+from alexnet_jax.config import Config
 from alexnet_jax.data import decode
 from alexnet_jax.data.plan import epoch_plan
 from alexnet_jax.data.sources import open_source
@@ -46,7 +46,7 @@ def resized(encoded: bytes, size: int) -> Image.Image:
     return image.resize(tuple(int(size * n / short) for n in image.size), Image.Resampling.BILINEAR)
 
 
-def loader(config: ConfigDict, dataset: data.Data, workers: int) -> Callable[[int], None]:
+def loader(config: Config, dataset: data.Data, workers: int) -> Callable[[int], None]:
     """A contender: batches of a DataLoader."""
     spec = dataset.spec
     photographs = Photographs(
@@ -71,7 +71,7 @@ def loader(config: ConfigDict, dataset: data.Data, workers: int) -> Callable[[in
     return run
 
 
-def pixel_difference(config: ConfigDict, dataset: data.Data, count: int = 64) -> float:
+def pixel_difference(config: Config, dataset: data.Data, count: int = 64) -> float:
     """Mean difference in grey levels between our squares and torchvision's Resize, CenterCrop."""
     spec, size = dataset.spec, dataset.resize_size
     source = open_source(spec.name, spec.data_dir, spec.train_split)

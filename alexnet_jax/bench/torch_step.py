@@ -41,7 +41,7 @@ class Contender:
         self.images = images.to(self.device).contiguous(memory_format=self.format)
         self.labels = torch.from_numpy(np.array(batch["labels"])).long().to(self.device)
         self.mean = torch.full((3, 1, 1), 120.0, device=self.device, dtype=self.dtype)
-        self.scale = config.data.scale
+        self.scale = config.preprocess.scale
         rate, decay = config.optim.learning_rate, config.optim.weight_decay
         kernels = [p for p in self.net.parameters() if p.ndim > 1]
         biases = [p for p in self.net.parameters() if p.ndim == 1]

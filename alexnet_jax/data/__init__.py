@@ -12,7 +12,6 @@ import numpy as np
 from alexnet_jax.data import device, host, identity, stats
 from alexnet_jax.data.dataset import (
     Data,
-    DataSpec,
     Progress,
     open_data,
     open_for_evaluation,
@@ -20,6 +19,7 @@ from alexnet_jax.data.dataset import (
 )
 from alexnet_jax.data.device import Shardings
 from alexnet_jax.data.plan import View, views
+from alexnet_jax.data.spec import DataSpec
 from alexnet_jax.data.stats import Statistics
 from alexnet_jax.errors import UserError
 

@@ -3,39 +3,14 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from alexnet_jax.data import device
 from alexnet_jax.data.device import Shardings, Squares
 from alexnet_jax.data.identity import Identity
 from alexnet_jax.data.sources import Progress, Source, SourceMissing, open_source, plain_name
-from alexnet_jax.errors import UserError
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """What to read and how.
-
-    name: a TFDS name, `folder:PATH` (images in PATH/SPLIT/CLASS) or `photos`.
-    data_dir: TFDS's folder of prepared data sets; None or empty for TFDS's own.
-    train_split, eval_split: split names, for TFDS also expressions such as `train[:90%]`.
-    image_size: the side S of the net's input, in pixels.
-    resize_size: the side R of the square it is cut from; 0 for the paper's ratio, 256/224 times S.
-    backend: `tfdata` decodes as it goes; `device` holds the decoded squares in device memory.
-    crop, flip: random offsets and mirrors in training; without them the centre, unmirrored.
-    bad_images: `error` stops at an image that cannot be decoded, `skip` masks it out.
-    """
-
-    name: str
-    data_dir: str | None = None
-    train_split: str = "train"
-    eval_split: str = "test"
-    image_size: int = 224
-    resize_size: int = 0
-    backend: Literal["tfdata", "device"] = "tfdata"
-    crop: bool = True
-    flip: bool = True
-    bad_images: Literal["error", "skip"] = "error"
+from alexnet_jax.data.spec import DataSpec
+from alexnet_jax.errors import UserError, choose
 
 
 @dataclass(eq=False)
@@ -162,8 +137,8 @@ def open_squares(spec: DataSpec, squares: Squares, *, num_train: int) -> Data:
 
 def _checked(spec: DataSpec) -> tuple[DataSpec, int]:
     """Returns the spec with its name in one way of writing it, and the side of its squares."""
-    _check_choice("backend", spec.backend, ("tfdata", "device"))
-    _check_choice("bad_images", spec.bad_images, ("error", "skip"))
+    choose(spec.backend, ("tfdata", "device"), "data.backend")
+    choose(spec.bad_images, ("error", "skip"), "data.bad_images")
     if spec.image_size < 1:
         raise UserError(f"data.image_size is {spec.image_size}: it must be 1 pixel or more")
     resize_size = spec.resize_size or round(spec.image_size * 256 / 224)
@@ -173,11 +148,6 @@ def _checked(spec: DataSpec) -> tuple[DataSpec, int]:
             f" {spec.image_size}"
         )
     return replace(spec, name=plain_name(spec.name)), resize_size
-
-
-def _check_choice(field_name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UserError(f"data.{field_name} is {value!r}: choose {' or '.join(map(repr, choices))}")
 
 
 def _open_split(

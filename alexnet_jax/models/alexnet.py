@@ -24,40 +24,40 @@ class AlexNet(nn.Module):
     """
 
     layers: tuple[Conv | Dense, ...]
-    num_classes: int = 1000
-    towers: int = 2
-    width: float = 1.0  # multiplies the maps and hidden units of every layer
-    hidden_units: int | None = None  # of each hidden dense layer, instead of the table's x width
-    skip: tuple[str, ...] = ()  # convolutions taken out (section 6); their pooling stays
-    activation: str = "relu"
+    num_classes: int = 1000  # in a configuration None is as many as the data has
+    towers: int = 2  # the two GPUs' halves; 1: no groups (section 3.5)
+    width: float = 1.0  # factor on the maps and units of every layer
+    hidden_units: int | None = None  # of fc6 and fc7; None: the table's times width
+    skip: tuple[str, ...] = ()  # convolutions taken out, not their pooling: ('conv4',) (section 7)
+    activation: str = "relu"  # 'relu', 'tanh' or 'sigmoid' (section 3.1)
 
-    pooling: str = "max"
-    pool_window: int = 3  # overlapping pooling, section 3.4
-    pool_stride: int = 2
+    pooling: str = "max"  # or 'avg'
+    pool_window: int = 3  # side in pixels; 3 overlaps at stride 2 (section 3.4)
+    pool_stride: int = 2  # pixels from one window to the next
     pool_overhang: bool = False  # the last window may run past the border
 
-    lrn: bool = True  # normalisation, within maps too; False leaves all of it out
-    lrn_size: int = 5  # these four: section 3.3
-    lrn_alpha: float = 1e-4  # multiplies the sum of squares itself
-    lrn_beta: float = 0.75
-    lrn_k: float = 2.0
+    lrn: bool = True  # local response normalisation (section 3.3); False: none within maps either
+    lrn_size: int = 5  # maps in its sum
+    lrn_alpha: float = 1e-4  # factor on its sum of squares itself
+    lrn_beta: float = 0.75  # its exponent
+    lrn_k: float = 2.0  # its constant
     lrn_joins: bool = False  # it sums over the towers' border, as Caffe's, whose groups it ignores
-    norm_size: int = 5  # within maps: net 145's, as the sources' k 1 and beta 0.75
-    norm_alpha: float = 1e-3 / 25
+    norm_size: int = 5  # side of the window of normalisation within a map: net 145's
+    norm_alpha: float = 1e-3 / 25  # its factor on the sum of squares; k 1, beta 0.75 (the sources)
 
-    conv1_kernel: int | None = None  # these three, for small images: None is the table's
-    conv1_stride: int | None = None
-    conv1_padding: int | tuple[int, int] | None = None
+    conv1_kernel: int | None = None  # side of conv1's filters in pixels; None: the table's
+    conv1_stride: int | None = None  # conv1's stride in pixels; None: the table's
+    conv1_padding: int | tuple[int, int] | None = None  # (before, after) each axis, or on both
 
     # Section 4.2: training drops with this rate and rescales nothing, testing multiplies by
     # 1 - dropout. Inverted: training divides by it instead, as Caffe and PyTorch do.
-    dropout: float = 0.5
-    inverted_dropout: bool = False
+    dropout: float = 0.5  # rate at which fc6 and fc7 drop units
+    inverted_dropout: bool = False  # rescale in training, not in testing
 
-    kernel_init: str = "gaussian"  # "gaussian": the table's std; "he": sqrt(2 / fan-in)
-    init_scale: float = 1.0  # multiplies either
+    kernel_init: str = "gaussian"  # the table's deviations, or 'he': sqrt(2 / fan-in)
+    init_scale: float = 1.0  # factor on the initial kernels' deviation
     layer_init_scales: tuple[tuple[str, float], ...] = ()  # (layer, factor), beside init_scale
-    bias_one: float = 1.0  # what a 1 in the table's biases stands for
+    bias_one: float = 1.0  # initial bias where the paper and the table have 1 (section 5)
 
     dtype: str = "float32"  # of the computation; parameters are float32, or float64 with float64
     placement: Placement = Placement()

@@ -4,11 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from alexnet_jax import data
-from alexnet_jax.assemble import Run, data_spec
-from alexnet_jax.config import is_folder, read_config
+from alexnet_jax.assemble import Run
+from alexnet_jax.config import Config, is_folder, read_config
 from alexnet_jax.data.identity import Identity, differences
 from alexnet_jax.data.sources import OtherClasses, plain_name
 from alexnet_jax.errors import UserError
@@ -18,7 +17,7 @@ from alexnet_jax.trained.kept import Kept, kept_of, read_recipe
 _SAME_MEAN = 0.1
 
 
-def open_data(config: ConfigDict, workdir: Path, progress: data.Progress) -> data.Data:
+def open_data(config: Config, workdir: Path, progress: data.Progress) -> data.Data:
     """Opens the data of `config`, with the classes in the order of the run in `workdir`, if any.
 
     Args:
@@ -27,7 +26,7 @@ def open_data(config: ConfigDict, workdir: Path, progress: data.Progress) -> dat
     Raises:
         UserError: see `data.open_data`; the data have classes that the run hasn't.
     """
-    spec, class_names = data_spec(config), None
+    spec, class_names = config.data, None
     if (workdir / "config.json").exists() and (kept := read_recipe(workdir)):
         old = read_config(workdir).data
         known = (plain_name(old.name), old.train_split) == (plain_name(spec.name), spec.train_split)
