@@ -19,7 +19,7 @@ from absl import flags
 
 from alexnet_jax import cli, console
 from alexnet_jax.config import Config
-from alexnet_jax.data import decode, tfrecord
+from alexnet_jax.data import copies, decode, tfrecord
 from alexnet_jax.data.sources import Source, open_source
 from alexnet_jax.records import files
 
@@ -34,7 +34,8 @@ def check_data(config: Config, progress: Callable[[str, int, int], None]) -> dic
         'splits': {split: {'examples': count, 'classes': {class: count}, 'left_out': [line]}}, where
         unreadable images are in the first count, and in the second if their label is readable;
         'left_out' says which files in the split's folder are not read, and why.
-        'unreadable': [{'split', 'where', 'reason'}].
+        'unreadable': [{'split', 'where', 'reason'}]; files of mapped copies in `data.copies` whose
+        bytes were altered, too.
         'unlabelled': the same, of images whose label is none of the classes.
         'duplicates': groups of equal images, each a list of {'split', 'where', 'class'}; the class
         of an unlabelled one is None.
@@ -68,12 +69,14 @@ def check_data(config: Config, progress: Callable[[str, int, int], None]) -> dic
             "classes": classes,
             "left_out": list(source.left_out),
         }
+    damaged = copies.damaged(spec.copies, progress) if spec.copies else []
     return {
         "splits": splits,
         "unreadable": [
             {"split": split, "where": where, "reason": reason}
             for where, (split, reason) in unreadable.items()
-        ],
+        ]
+        + [{"split": split, "where": path, "reason": reason} for split, path, reason in damaged],
         "unlabelled": unlabelled,
         "duplicates": [
             [{"split": split, "where": where, "class": name} for split, where, name in group]

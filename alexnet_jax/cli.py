@@ -133,7 +133,9 @@ def help_text(required: Sequence[str] = ()) -> str:
         if module == sys.argv[0] or module.partition(".")[0] in ("alexnet_jax", "experiments"):
             own |= {flag.name: (_written(flag), _described(flag, required)) for flag in defined}
     if "config" in own:
-        field = "Override a field of the configuration; configs/base.py says where each has its line."
+        field = (
+            "Override a field of the configuration; configs/base.py says where each has its line."
+        )
         own["config."] = ("--config.FIELD=VALUE", field)
     width = max(len(written) for written, _ in own.values()) + 4
     lines = [

@@ -96,7 +96,7 @@ RESUMABLE = frozenset(
     {
         *("num_epochs", "num_train_steps", "log_every_steps"),
         *("eval_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
-        *("data.data_dir", "data.backend", "mesh.data", "mesh.model", "mesh.layout"),
+        *("data.data_dir", "data.backend", "data.copies", "mesh.data", "mesh.model", "mesh.layout"),
         *("on_nonfinite", "on_save_error", "deterministic", "data.bad_images"),
     }
 )
@@ -104,7 +104,7 @@ RESUMABLE = frozenset(
 # Fields that earlier commits didn't know, with what their runs did.
 _LATER_FIELDS = {
     **{"on_nonfinite": "stop", "on_save_error": "stop", "deterministic": False},
-    **{"init_from": "", "model.layer_init_scales": ()},
+    **{"init_from": "", "data.copies": "", "model.layer_init_scales": ()},
 }
 
 # What fields were called by earlier commits, and those of which 0 said what None says.

@@ -64,6 +64,7 @@ def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None
         fields = flatten(resolved) | {"data.data_dir": kept.train.fingerprint}
         distributed.check_alike(repr(sorted(fields.items())), workdir, lock.NAME)
         console.say(f"work directory: {workdir}", enabled=first)
+        console.say(run.data.choice, enabled=first and bool(run.data.choice))
         for split, lines in run.data.left_out.items():
             for line in lines:
                 console.say(f"left out of {split}: {line}", enabled=first)

@@ -31,7 +31,14 @@ from alexnet_jax.models import AlexNet, operations
 ROOT = Path(__file__).parents[1]  # base configurations are named from here
 FOLDER = Path(__file__).parent / "sweeps"
 # What decides neither the numbers of a run nor which of them are written down.
-ELSEWHERE = ("data.data_dir", "data.backend", "mesh.layout", "mesh.data", "mesh.model")
+ELSEWHERE = (
+    "data.data_dir",
+    "data.backend",
+    "data.copies",
+    "mesh.layout",
+    "mesh.data",
+    "mesh.model",
+)
 ELSEWHERE += ("keep_checkpoints", "checkpoint_every_steps", "on_save_error")
 # Training and evaluation examples of the data sets that take no opening to know them.
 EXAMPLES = {"imagenet2012": (1_281_167, 50_000), "cifar10": (50_000, 10_000)}

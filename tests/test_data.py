@@ -1,6 +1,9 @@
 """Batches from both backends: exact order, every example once, the same numbers from each."""
 
+import contextlib
 import dataclasses
+import gc
+import io
 import itertools
 import os
 import subprocess
@@ -14,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import data
-from alexnet_jax.data import decode, device, host
+from alexnet_jax import data, prepare
+from alexnet_jax.data import copies, decode, decoded, mapped, plan, squares, tfdata
 from alexnet_jax.data.plan import epoch_plan, views
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
@@ -24,7 +27,7 @@ from alexnet_jax.trained import pictures
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 CLASSES = ("ant", "bee", "cow")
 TRAIN, TEST = 21, 11
-BACKENDS = ("tfdata", "device")
+BACKENDS = ("tfdata", "mapped", "device")
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +45,19 @@ def root(tmp_path_factory):
 
 
 def make_spec(root, **fields):
-    fields = {"eval_split": "test", "image_size": 12, "resize_size": 16} | fields
-    return data.DataSpec(name=f"folder:{root}", **fields)
+    fields = {"backend": "tfdata", "eval_split": "test", "image_size": 12} | fields
+    fields = {"resize_size": 16} | fields
+    spec = data.DataSpec(name=f"folder:{root}", **fields)
+    if spec.backend == "mapped" and not spec.copies:
+        with contextlib.redirect_stdout(io.StringIO()):
+            prepare.prepare(spec, root.parent / "copies", raw=True)
+        spec = dataclasses.replace(spec, copies=str(root.parent / "copies"))
+    return spec
+
+
+@pytest.fixture(autouse=True)
+def several_shards(monkeypatch):
+    monkeypatch.setattr(copies, "SHARD", 8)
 
 
 def make_shardings(*mesh_shape, images=None):
@@ -117,8 +131,9 @@ def test_training_batches_are_the_plans_examples_and_crops(root, backend):
         }
 
 
-def test_both_backends_train_on_the_same_numbers(root):
-    assert_equal(train(root), train(root, backend="device"))
+@pytest.mark.parametrize("backend", ["mapped", "device"])
+def test_all_backends_train_on_the_same_numbers(root, backend):
+    assert_equal(train(root, backend=backend), train(root))
 
 
 def test_the_device_backend_takes_64_bit_numbers(root):
@@ -139,6 +154,20 @@ def test_a_resumed_stream_is_the_tail(root, backend, start_step):
         np.testing.assert_array_equal(resumed[0]["ids"], order[:8])
 
 
+def training(batch_size=8):
+    return plan.training(
+        TRAIN, seed=5, batch_size=batch_size, start_step=0, margin=4, crop=True, flip=True
+    )
+
+
+def local(source, batches, rows, **options):
+    """The host's own batches of tfdata, of a source, or of mapped, of a copy."""
+    sizes = dict(image_size=12, rows=rows, **options)
+    if isinstance(source, copies.Copy):
+        return mapped.stream(source, batches, **sizes)
+    return tfdata.stream(source, batches, resize_size=16, **sizes)
+
+
 @pytest.mark.parametrize("num_threads", [1, 3, None])
 def test_the_number_of_threads_changes_nothing(root, num_threads):
     source = open_source(f"folder:{root}", None, "train")
@@ -147,15 +176,20 @@ def test_the_number_of_threads_changes_nothing(root, num_threads):
         time.sleep(0.02 if i % 5 == 0 else 0)
         return source.read(i)
 
-    batches = host.train_batches(
-        dataclasses.replace(source, read=read),
-        image_size=12,
-        resize_size=16,
-        seed=5,
-        batch_size=8,
-        num_threads=num_threads,
-    )
+    slow = dataclasses.replace(source, read=read)
+    batches = local(slow, training(), (0, 8), num_threads=num_threads)
     assert_equal(take(batches, 8), train(root))
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_the_number_of_copying_threads_changes_nothing(root, num_threads, monkeypatch):
+    monkeypatch.setattr(mapped, "_PART", 3)  # Parts that don't divide a batch.
+    opened = data.open_data(make_spec(root, backend="mapped", flip=False)).split("train")
+    unmirrored = take(local(opened, training(), (0, 8), num_threads=num_threads), 8)
+    for batch, expected in zip(unmirrored, train(root), strict=True):
+        mirrored = batch["crops"][:, 2] == 1
+        batch["images"][mirrored] = batch["images"][mirrored, :, ::-1]
+        np.testing.assert_array_equal(batch["images"], expected["images"])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -173,42 +207,33 @@ def test_devices_change_nothing(root, backend, mesh_shape, images):
     assert_equal(evaluate(root, backend=backend, shardings=shardings, count=10), expected)
 
 
-def test_parts_that_do_not_divide_a_batch_fill_it(root):
-    """Batches are filled in parts of at most 16 rows."""
-    source = open_source(f"folder:{root}", None, "train")
-    sizes = dict(image_size=12, resize_size=16, seed=5)
-    for batch_size in (TRAIN, 17):
-        batches = take(host.train_batches(source, batch_size=batch_size, **sizes), 3)
-        for epoch, batch in enumerate(batches):
-            order, crops = epoch_plan(5, epoch, TRAIN, 4, crop=True, flip=True)
-            np.testing.assert_array_equal(batch["ids"], order[:batch_size])
-            np.testing.assert_array_equal(batch["crops"], crops[order[:batch_size]])
-            assert batch["mask"].all()
-
-
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices have memory of their own")
-def test_a_cpu_takes_the_images_without_a_copy(root):
-    source = open_source(f"folder:{root}", None, "train")
-    for batch_size in (3, 8):
-        batches = host.train_batches(
-            source, batch_size=batch_size, image_size=12, resize_size=16, seed=5
-        )
-        images = next(batches)["images"]
-        placed = jax.make_array_from_callback(images.shape, ONE["images"], images.__getitem__)
-        assert placed.unsafe_buffer_pointer() == images.ctypes.data
+def test_a_cpu_takes_mapped_images_without_a_copy_and_they_are_not_reused_meanwhile(root):
+    opened = data.open_data(make_spec(root, backend="mapped")).split("train")
+    stream = local(opened, training(), (0, 8))
+    images = next(stream)["images"]
+    placed = jax.make_array_from_callback(images.shape, ONE["images"], images.__getitem__)
+    address = images.ctypes.data
+    assert placed.unsafe_buffer_pointer() == address
+    before = images.copy()
+    del images
+    for _ in range(8):  # The device still holds it: nothing is written there.
+        assert next(stream)["images"].ctypes.data != address
+    np.testing.assert_array_equal(placed, before)
+    del placed
+    gc.collect()
+    jax.device_put(0)  # JAX gives up what it held of Python's when it is next called.
+    assert address in [next(stream)["images"].ctypes.data for _ in range(8)]
 
 
-def test_processes_share_a_batch_by_rows(root):
-    source = open_source(f"folder:{root}", None, "train")
-    sizes = dict(image_size=12, resize_size=16, batch_size=8)
-    whole = take(host.train_batches(source, seed=5, **sizes), 3)
-    for rows in [(0, 3), (3, 8)]:
-        share = take(host.train_batches(source, seed=5, rows=rows, **sizes), 3)
-        assert_equal(share, [{k: v[slice(*rows)] for k, v in batch.items()} for batch in whole])
-    whole = take(host.eval_batches(source, views=views(9, 4), **sizes), None)
-    for rows in [(0, 4), (4, 8)]:
-        share = take(host.eval_batches(source, views=views(9, 4), rows=rows, **sizes), None)
-        assert_equal(share, [{k: v[slice(*rows)] for k, v in batch.items()} for batch in whole])
+@pytest.mark.parametrize("backend", ["tfdata", "mapped"])
+def test_processes_share_a_batch_by_rows(root, backend):
+    opened = data.open_data(make_spec(root, backend=backend)).split("train")
+    for batches in (training(), plan.evaluation(TRAIN, batch_size=8, views=views(9, 4))):
+        whole = take(local(opened, batches, (0, 8)), 3)
+        for rows in [(0, 3), (3, 8)]:
+            share = take(local(opened, batches, rows), 3)
+            assert_equal(share, [{k: v[slice(*rows)] for k, v in b.items()} for b in whole])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -245,9 +270,10 @@ def test_evaluation_sees_every_example_once(root, backend, batch_size, count):
     assert seen == Counter(range(TEST))
 
 
-@pytest.mark.parametrize("count", [1, 9])
-def test_both_backends_evaluate_the_same_numbers(root, count):
-    assert_equal(evaluate(root, count=count), evaluate(root, backend="device", count=count))
+@pytest.mark.parametrize("backend", ["mapped", "device"])
+@pytest.mark.parametrize("count", [1, 10])
+def test_all_backends_evaluate_the_same_numbers(root, backend, count):
+    assert_equal(evaluate(root, backend=backend, count=count), evaluate(root, count=count))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -287,8 +313,11 @@ def test_numbers_of_the_open_data(root):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"backend": "disk"}, "data.backend is 'disk'.*'tfdata' or 'device'"),
-        ({"bad_images": "ignore"}, "data.bad_images is 'ignore'.*'error' or 'skip'"),
+        (
+            {"backend": "disk"},
+            "data.backend 'disk' is unknown: known: auto, device",
+        ),
+        ({"bad_images": "ignore"}, "data.bad_images 'ignore' is unknown: known: error, skip"),
         ({"resize_size": 11}, "data.resize_size is 11"),
         ({"image_size": 0}, "data.image_size is 0"),
         ({"eval_split": "validation"}, "no split 'validation'"),
@@ -381,7 +410,7 @@ def unlabelled(tmp_path_factory):
     return data_dir
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["tfdata", "device"])
 @pytest.mark.parametrize("skip", ["error", "skip"])
 def test_a_split_without_labels_is_neither_trained_on_nor_evaluated(unlabelled, backend, skip):
     spec = dataclasses.replace(
@@ -459,7 +488,7 @@ def test_the_set_is_decoded_once(root, cache_folder, monkeypatch):
     for file in cache_folder.iterdir():
         with np.load(file, allow_pickle=False) as arrays:
             assert arrays["squares"].shape[1:] == (16, 16, 3)
-    monkeypatch.setattr(device.host, "squares", refuse)
+    monkeypatch.setattr(squares, "read_all", refuse)
     assert_equal(train(root, 2, backend="device"), expected)
 
 
@@ -506,7 +535,8 @@ def test_a_damaged_kept_file_is_made_again(root, cache_folder):
 
 
 def test_a_set_too_large_for_memory_is_refused(root, cache_folder, monkeypatch):
-    monkeypatch.setattr(device, "_free_memory", lambda: 2 * TRAIN * 16 * 16 * 3 - 1)
+    size = TRAIN * 16 * 16 * 3
+    monkeypatch.setattr(decoded, "free_memory", lambda: decoded.RESERVE + size - 1)
     with pytest.raises(UserError, match="'tfdata'"):
         train(root, 1, backend="device")
 
@@ -539,29 +569,39 @@ def program(source, **environment):
 
 def test_a_program_ends_although_its_stream_is_running(root):
     source = f"""
-from alexnet_jax.data import host, sources
+from alexnet_jax.data import plan, sources, tfdata
 source = sources.open_source("folder:{root}", None, "train")
-batches = host.train_batches(source, image_size=12, resize_size=16, seed=0, batch_size=8)
+batches = plan.training(
+    21, seed=0, batch_size=8, start_step=0, margin=4, crop=True, flip=True
+)
+batches = tfdata.stream(source, batches, image_size=12, resize_size=16, rows=(0, 8))
 next(batches)
 raise SystemExit(7)
 """
-    done = program(source)
+    done = program(source, TF_ENABLE_ONEDNN_OPTS="0")
     assert done.returncode == 7
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize("end", ["raise UserError('gone')", "signal.raise_signal(signal.SIGINT)"])
-def test_no_thread_reads_on_after_a_stream_has_failed(root, end):
+@pytest.mark.parametrize(
+    "stream",
+    [
+        "squares.read_all(source, 16, chunk=4)",
+        "tfdata.stream(source, order, image_size=16, resize_size=16, rows=(0, 4))",
+    ],
+)
+def test_no_thread_reads_on_after_a_stream_has_failed(root, end, stream):
     """While the interpreter ends it could not, and the program would wait for it for ever."""
     source = f"""
 import gc, signal, time
-from alexnet_jax.data import host, sources
+from alexnet_jax.data import plan, sources, squares, tfdata
 from alexnet_jax.errors import UserError
 
 gc.disable()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell had it ignored
 source = sources.open_source("folder:{root}", None, "train")
-reading, read = set(), host._read
+reading, read = set(), squares.read
 
 def slow(source, example, *rest):
     reading.add(example)
@@ -573,9 +613,10 @@ def slow(source, example, *rest):
     finally:
         reading.discard(example)
 
-host._read = slow
+squares.read = slow
+order = plan.evaluation(21, batch_size=4, views=[(0, 0, 0)])
 try:
-    for _ in host.squares(source, resize_size=16, chunk=4):
+    for _ in {stream}:
         pass
 except (UserError, KeyboardInterrupt) as error:
     kept = error
@@ -597,7 +638,7 @@ def test_two_processes_hold_the_rows_of_their_devices(root, tmp_path, backend):
 import sys, jax, numpy as np
 rank = int(sys.argv[1]) if len(sys.argv) > 1 else int(__import__("os").environ["RANK"])
 jax.distributed.initialize("127.0.0.1:" + __import__("os").environ["PORT"], 2, rank)
-from alexnet_jax import data
+from alexnet_jax import data, prepare
 mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 rows = jax.NamedSharding(mesh, jax.P("data"))
 shardings = dict.fromkeys(("images", "labels", "crops", "mask", "ids"), rows)
@@ -655,7 +696,7 @@ def test_cifar10_from_both_backends():
         resize_size=32,
     )
     batches = {}
-    for backend in BACKENDS:
+    for backend in ("tfdata", "device"):
         opened = data.open_data(dataclasses.replace(spec, backend=backend))
         assert opened.class_names[:2] == ("airplane", "automobile")
         stream = data.train_batches(opened, seed=0, batch_size=128, shardings=make_shardings(8))

@@ -23,10 +23,10 @@ SECONDS = 300  # a pair needs some thirty on two free cores
 # fails at its read number FAIL_AT.
 WATCHED = """
 import atexit, json, os, runpy, sys
-from alexnet_jax.data import host
+from alexnet_jax.data import squares
 from alexnet_jax.errors import UserError
 
-read, reads, rank = host._read, [], sys.argv.pop()
+read, reads, rank = squares.read, [], sys.argv.pop()
 
 def watched(source, example, *rest):
     reads.append((source.split, example))
@@ -34,7 +34,7 @@ def watched(source, example, *rest):
         raise UserError("a disk is gone")
     return read(source, example, *rest)
 
-host._read = watched
+squares.read = watched
 path = os.path.join(os.environ["READS"], rank)
 atexit.register(lambda: open(path, "w").write(json.dumps(reads)))
 runpy.run_module("alexnet_jax.main", run_name="__main__")

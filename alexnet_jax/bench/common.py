@@ -10,7 +10,7 @@ from alexnet_jax import data
 from alexnet_jax.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble
 from alexnet_jax.config import Config
-from alexnet_jax.data.device import Squares
+from alexnet_jax.data.decoded import Squares
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
 

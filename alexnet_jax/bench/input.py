@@ -27,7 +27,7 @@ def measure(config: Config, options: Options) -> dict:
     dataset = data.open_data(config.data)
     batch_size, cores = config.batch_size, os.cpu_count()
     contenders = {"pipeline": pipeline(_input_run(config, dataset))}
-    if config.data.backend == "tfdata":
+    if dataset.spec.backend == "tfdata":
         contenders["decoding"] = _bare_decoding(config, dataset, cores)
         if options.torch:
             from alexnet_jax.bench import torch_input
@@ -41,7 +41,7 @@ def measure(config: Config, options: Options) -> dict:
         "sample_seconds": options.seconds,
         **timing.spread(times["pipeline"], "batch_"),
     }
-    if config.data.backend == "device":
+    if dataset.spec.backend == "device":
         result["transfers_between_steps"] = 0  # else the guard in `pipeline` had raised
     for name in [each for each in contenders if each != "pipeline"]:
         result[name] = {
@@ -97,7 +97,7 @@ def pipeline(run: Run | _InputRun) -> Callable[[int], None]:
 
     With the device backend the host may send nothing between steps: JAX raises if it does.
     """
-    on_device = run.config.data.backend == "device"
+    on_device = run.data.spec.backend == "device"
     streams = {}
 
     def take(count):

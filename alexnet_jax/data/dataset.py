@@ -1,15 +1,15 @@
 """A data set that is open: which splits it has, what each of them is, and where it is held."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from alexnet_jax.data import device
-from alexnet_jax.data.device import Shardings, Squares
+from alexnet_jax.data import decoded, device, opening
+from alexnet_jax.data.device import Shardings
 from alexnet_jax.data.identity import Identity
-from alexnet_jax.data.sources import Progress, Source, SourceMissing, open_source, plain_name
-from alexnet_jax.data.spec import DataSpec
+from alexnet_jax.data.opening import Opened
+from alexnet_jax.data.sources import Progress, Source, plain_name
+from alexnet_jax.data.spec import BACKENDS, DataSpec
 from alexnet_jax.errors import UserError, choose
 
 
@@ -17,6 +17,8 @@ from alexnet_jax.errors import UserError, choose
 class Data:
     """A data set, whose splits are opened when they are first asked for and then stay open.
 
+    The backend of `spec` is never 'auto' once a split is open; `choice` then says why it is what
+    it is, in a line, or is empty where the specification named it.
     `resize_size` is the side R of its squares. `num_train` is None where the training split was not
     opened and isn't known. `bad` lists the undecodable images met so far, where they are skipped:
     {split: {id: reason}}. `left_out` says of each split opened so far which files in its folder are
@@ -30,7 +32,8 @@ class Data:
     bad: dict[str, dict[int, str]] = field(default_factory=dict)
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
-    _splits: dict[str, Source | Squares] = field(default_factory=dict, repr=False)
+    choice: str = ""
+    _splits: dict[str, Opened] = field(default_factory=dict, repr=False)
     _placed: dict[Any, device.DeviceSplit] = field(default_factory=dict, repr=False)
 
     @property
@@ -43,25 +46,40 @@ class Data:
         """The number of examples of the evaluation split."""
         return self.split(self.spec.eval_split).num_examples
 
-    def split(self, split: str, progress: Progress | None = None) -> Source | Squares:
+    def split(self, split: str, progress: Progress | None = None) -> Opened:
         """Returns a split, opened; `progress` is called while it is decoded."""
         if split not in self._splits:
-            opened = _open_split(self.spec, split, self.resize_size, self.class_names, progress)
+            source = opening.find_source(
+                self.spec, split, self.resize_size, self.class_names, progress
+            )
+            self.open({split: source}, progress)
+        return self._splits[split]
+
+    def open(self, sources: dict[str, Source | None], progress: Progress | None = None) -> None:
+        """Opens splits of which the sources are found; see opening.find_source."""
+        if self.spec.backend == "auto":
+            backend, self.choice = opening.choose_backend(
+                self.spec, self.resize_size, sources, self.class_names
+            )
+            self.spec = replace(self.spec, backend=backend)
+        for split, source in sources.items():
+            opened = opening.hold(
+                self.spec, split, self.resize_size, source, self.class_names, progress
+            )
             if opened.class_names != self.class_names:
                 raise UserError(
                     f"split {split!r} of {self.spec.name!r} has other classes than training had"
                 )
             self.add(split, opened)
-        return self._splits[split]
 
-    def add(self, split: str, opened: Source | Squares) -> None:
+    def add(self, split: str, opened: Opened) -> None:
         """Takes in a split that is open."""
         self._splits[split] = opened
         self.left_out[split] = opened.left_out
-        if isinstance(opened, Squares):
+        if not isinstance(opened, Source):
             self.contents[split] = opened.contents
-        if self.spec.bad_images == "skip":
-            self.bad[split] = dict(opened.bad) if isinstance(opened, Squares) else {}
+        if self.spec.skip_bad:
+            self.bad[split] = {} if isinstance(opened, Source) else dict(opened.bad)
 
     def placed(self, split: str, shardings: Shardings) -> device.DeviceSplit:
         """Returns a split of decoded squares on the devices of `shardings`."""
@@ -103,15 +121,16 @@ def open_data(
             they have a class beyond `class_names`.
     """
     spec, resize_size = _checked(spec)
-    train = _open_split(spec, spec.train_split, resize_size, class_names, progress)
-    if len(train.class_names) < 2:
+    train = opening.find_source(spec, spec.train_split, resize_size, class_names, progress)
+    known = train or opening.stand_in(spec, spec.train_split, resize_size, class_names)
+    if len(known.class_names) < 2:
         raise UserError(
-            f"data set {spec.name!r} has one class, {train.class_names[0]!r}: there is nothing to"
+            f"data set {spec.name!r} has one class, {known.class_names[0]!r}: there is nothing to"
             " tell apart. Do the class folders lie a level deeper or higher?"
         )
-    data = Data(spec, train.class_names, resize_size, train.num_examples)
-    data.add(spec.train_split, train)
-    data.split(spec.eval_split, progress)
+    data = Data(spec, known.class_names, resize_size, known.num_examples)
+    test = opening.find_source(spec, spec.eval_split, resize_size, known.class_names, progress)
+    data.open({spec.train_split: train, spec.eval_split: test}, progress)
     return data
 
 
@@ -128,16 +147,16 @@ def open_for_evaluation(
     return Data(spec, tuple(class_names), resize_size, num_train)
 
 
-def open_squares(spec: DataSpec, squares: Squares, *, num_train: int) -> Data:
+def open_squares(spec: DataSpec, squares: decoded.Squares, *, num_train: int) -> Data:
     """Returns a data set of which `squares` stand for the `num_train` examples of training."""
-    data = Data(spec, squares.class_names, squares.squares.shape[1], num_train)
+    data = Data(spec, squares.class_names, squares.resize_size, num_train)
     data.add(spec.train_split, squares)
     return data
 
 
 def _checked(spec: DataSpec) -> tuple[DataSpec, int]:
     """Returns the spec with its name in one way of writing it, and the side of its squares."""
-    choose(spec.backend, ("tfdata", "device"), "data.backend")
+    choose(spec.backend, BACKENDS, "data.backend")
     choose(spec.bad_images, ("error", "skip"), "data.bad_images")
     if spec.image_size < 1:
         raise UserError(f"data.image_size is {spec.image_size}: it must be 1 pixel or more")
@@ -148,29 +167,3 @@ def _checked(spec: DataSpec) -> tuple[DataSpec, int]:
             f" {spec.image_size}"
         )
     return replace(spec, name=plain_name(spec.name)), resize_size
-
-
-def _open_split(
-    spec: DataSpec,
-    split: str,
-    resize_size: int,
-    class_names: Sequence[str] | None,
-    progress: Progress | None,
-) -> Source | Squares:
-    progress = progress or (lambda *_: None)
-    choices = {"class_names": class_names, "progress": progress}
-    if spec.backend == "tfdata":
-        source = open_source(spec.name, spec.data_dir, split, **choices)
-        # Of a split without labels, now and not after the first epoch; unreadable, it is met later.
-        with contextlib.suppress(OSError, ValueError):
-            source.check_label(0, source.read(0)[1])
-        return source
-    skip_bad = spec.bad_images == "skip"
-    try:
-        source = open_source(spec.name, spec.data_dir, split, **choices, download=False)
-    except SourceMissing:
-        kept = device.load_kept(spec.name, split, resize_size, skip_bad=skip_bad)
-        if kept is not None:
-            return kept
-        source = open_source(spec.name, spec.data_dir, split, **choices)
-    return device.load(source, resize_size, skip_bad=skip_bad, progress=progress)

@@ -1,220 +1,115 @@
-"""A data set that fits in memory: decoded once into a file, held and cropped on the device.
+"""A split whose squares are held by the devices: whole on each, or split over the mesh.
 
-The batches equal those of `host` number for number.
+Batches are cut from them there. The numbers equal those of the other backends.
 """
 
 import functools
-import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
-from alexnet_jax.data import cache, host, identity
-from alexnet_jax.data.identity import normal_name
-from alexnet_jax.data.plan import View, epoch_plan
-from alexnet_jax.data.sources import Source
+from alexnet_jax.data import decoded
+from alexnet_jax.data.copies import Copy
+from alexnet_jax.data.decoded import Squares
+from alexnet_jax.data.exchange import cut, exchanged
+from alexnet_jax.data.plan import PADDING, Batches
 from alexnet_jax.errors import UserError
 
 Shardings = Mapping[str, jax.sharding.Sharding]
 
-_FORMAT = 2  # Raise it when `decode` gives other pixels. (2: images of 32 bits, by their range.)
-# What the decoded images may take of the memory that is free on the host, or of the device's.
-_MEMORY_FRACTION = 0.5
-
-
-@dataclass(frozen=True)
-class Squares:
-    """A decoded split in host memory: squares uint8 [N, R, R, 3], labels int32 [N].
-
-    `mask` float32 [N] is 0 for the images that could not be decoded (black squares), which `bad`
-    lists as {id: reason}. `fingerprint`, `stamp`, `origin`, `files` and `left_out` are those of the
-    source that it was made from, empty where they aren't known; `contents` is that of
-    identity.Identity.
-    """
-
-    name: str
-    split: str
-    fingerprint: str
-    stamp: str
-    class_names: tuple[str, ...]
-    squares: np.ndarray
-    labels: np.ndarray
-    mask: np.ndarray
-    bad: dict[int, str]
-    left_out: tuple[str, ...] = ()
-    contents: str = ""
-    origin: str = ""
-    files: tuple[str, ...] = ()
-
-    @property
-    def num_examples(self) -> int:
-        """The number of examples, undecodable ones included."""
-        return len(self.labels)
-
-
-def load(
-    source: Source,
-    resize_size: int,
-    *,
-    skip_bad: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Squares:
-    """Returns the decoded split, from the cache folder if it is there, or else decoded and kept.
-
-    `progress(what, done, total)` is called while decoding. Raises UserError if the squares would
-    take more than half of the free memory, or if an image cannot be decoded and `skip_bad` isn't
-    set.
-    """
-    size = source.num_examples * resize_size**2 * 3
-    free = _free_memory()
-    if size > _MEMORY_FRACTION * free:
-        raise UserError(
-            f"data set {source.name!r}, split {source.split!r}, takes {size / 2**30:.1f} GiB"
-            f" decoded, more than half of the {free / 2**30:.1f} GiB of free memory: set"
-            " data.backend to 'tfdata'"
-        )
-    path = cache.folder() / _file_name(source.name, source.split, resize_size, source.stamp)
-    names = ("fingerprint", "origin", "files", "left_out")
-    known = {name: getattr(source, name) for name in names}
-    if (kept := _read(path, skip_bad)) and kept.stamp == source.stamp:
-        return replace(kept, **known)
-
-    count = source.num_examples
-    squares = np.empty((count, resize_size, resize_size, 3), np.uint8)
-    labels = np.empty(count, np.int32)
-    mask = np.empty(count, np.float32)
-    bad: dict[int, str] | None = {} if skip_bad else None
-    done = 0
-    progress = progress or (lambda *_: None)
-    progress(f"decoding {source.split}", 0, count)
-    read, contents = identity.digesting(source.read, count)
-    for chunk in host.squares(replace(source, read=read), resize_size=resize_size, bad=bad):
-        rows = slice(done, done + len(chunk[0]))
-        squares[rows], labels[rows], mask[rows] = chunk
-        done = rows.stop
-        progress(f"decoding {source.split}", done, count)
-    decoded = Squares(
-        name=source.name,
-        split=source.split,
-        stamp=source.stamp,
-        class_names=source.class_names,
-        squares=squares,
-        labels=labels,
-        mask=mask,
-        bad=dict(sorted(bad.items())) if bad else {},
-        contents=contents(),
-        **known,
-    )
-    _write(path, decoded, resize_size)
-    return decoded
-
-
-def load_kept(name: str, split: str, resize_size: int, *, skip_bad: bool = False) -> Squares | None:
-    """Returns a split decoded earlier, for a machine that lacks the data set itself.
-
-    Raises UserError as `load` does, and if files of several versions of the data set are kept.
-    """
-    found = cache.folder().glob(_file_name(name, split, resize_size, "*", version="[0-9]"))
-    # Of each version of the data set the one decoded last.
-    files = list({file.stem.rpartition("-")[2]: file for file in sorted(found)}.values())
-    if len(files) > 1:
-        raise UserError(
-            f"data set {name!r} isn't here, and its decoded files are of {len(files)} versions:"
-            f" keep one of {', '.join(map(str, files))}"
-        )
-    return _read(files[0], skip_bad) if files else None
-
-
-def _file_name(
-    name: str, split: str, resize_size: int, stamp: str, version: int | str = _FORMAT
-) -> str:
-    return f"{cache.slug(name, split)}-{resize_size}px-v{version}-{stamp[:16]}.npz"
-
-
-def _write(path: Any, decoded: Squares, resize_size: int) -> None:
-    meta = {
-        "name": decoded.name,
-        "split": decoded.split,
-        "fingerprint": decoded.stamp,  # As earlier commits call it.
-        "identity": [decoded.fingerprint, decoded.contents, decoded.origin],
-        "resize_size": resize_size,
-        "bad": list(decoded.bad.items()),
-    }
-    arrays = {
-        "squares": decoded.squares,
-        "labels": decoded.labels,
-        "mask": decoded.mask,
-        "class_names": np.array(decoded.class_names),
-    }
-    cache.write(path, arrays, meta)
-
-
-def _read(path: Any, skip_bad: bool) -> Squares | None:
-    kept = cache.read(path)
-    if kept is None:
-        return None
-    arrays, meta = kept
-    if meta["bad"] and not skip_bad:
-        raise UserError(host.bad_image(meta["bad"][0][1]))
-    if not np.isin(arrays["labels"], range(len(arrays["class_names"]))).all():
-        return None  # Earlier commits kept splits without labels.
-    fingerprint, contents, origin = meta.get("identity", ("", "", ""))
-    return Squares(
-        name=meta["name"],
-        split=meta["split"],
-        fingerprint=fingerprint,
-        stamp=meta["fingerprint"],
-        contents=contents,
-        origin=origin,
-        class_names=tuple(map(normal_name, arrays["class_names"].tolist())),
-        squares=arrays["squares"],
-        labels=arrays["labels"],
-        mask=arrays["mask"],
-        bad=dict(meta["bad"]),
-    )
-
-
-def _free_memory() -> int:
-    """Returns the bytes that this process may still take."""
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # Not Linux.
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+# Bytes of a device's memory that are left to the net, its activations and what JAX needs.
+RESERVE = 4 * 2**30
+_CHUNK = 2**28  # Bytes put on a device at a time.
 
 
 @dataclass(frozen=True)
 class DeviceSplit:
-    """A decoded split on the devices, whole on each: squares, labels and mask as in Squares."""
+    """A split on the devices: squares, labels and mask as in Squares.
+
+    The squares are whole on each device, or else split over all of them, with black ones at the
+    end so that each device has as many.
+    """
 
     squares: jax.Array
     labels: jax.Array
     mask: jax.Array
 
 
-def place(decoded: Squares, shardings: Shardings) -> DeviceSplit:
-    """Puts a decoded split on every device of `shardings`' mesh.
+jax.tree_util.register_dataclass(DeviceSplit, ["squares", "labels", "mask"], [])
 
-    Raises UserError if it would take more than half of a device's free memory.
+
+def room(devices: list[jax.Device]) -> int:
+    """Returns the bytes that squares may take on each of this process' devices."""
+    stats = [device.memory_stats() for device in devices]
+    if any(each is None for each in stats):  # CPU devices, which share the host's memory.
+        return max(0, decoded.free_memory() - decoded.RESERVE) // len(devices)
+    free = min(each["bytes_limit"] - each["bytes_in_use"] for each in stats)
+    return max(0, free - RESERVE)
+
+
+def place(split: Squares | Copy, shardings: Shardings) -> DeviceSplit:
+    """Puts the squares on the devices of `shardings`' mesh, a part at a time.
+
+    Whole on each where they fit beside the reserve; otherwise split over the mesh. Raises UserError
+    where they don't fit then either.
     """
     everywhere = replicated(shardings)
-    stats = next(iter(everywhere.addressable_devices)).memory_stats() or {}
-    free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
-    if stats and decoded.squares.nbytes > _MEMORY_FRACTION * free:
+    count, side = split.num_examples, split.resize_size
+    size, num_devices = count * side**2 * 3, everywhere.num_devices
+    free = room(list(everywhere.addressable_devices))
+    if jax.process_count() > 1:  # All have to come to the same result.
+        free = int(np.min(multihost_utils.process_allgather(np.array(free // 2**20)))) * 2**20
+    sharding, rows = everywhere, count
+    if size > free and num_devices > 1:
+        sharding = jax.NamedSharding(everywhere.mesh, jax.P(everywhere.mesh.axis_names))
+        rows = -(-count // num_devices) * num_devices
+    part = rows // (1 if sharding is everywhere else num_devices) * side**2 * 3
+    if part > free:
+        largest = int((free / part) ** 0.5 * side)
         raise UserError(
-            f"data set {decoded.name!r}, split {decoded.split!r}, takes"
-            f" {decoded.squares.nbytes / 2**30:.1f} GiB decoded, more than half of the"
-            f" {free / 2**30:.1f} GiB that are free on the device: set data.backend to 'tfdata'"
+            f"data set {split.name!r}, split {split.split!r}, takes {size / 2**30:.1f} GiB as"
+            f" squares of {side} pixels, {part / 2**30:.1f} on each of {num_devices} devices, and"
+            f" {free / 2**30:.1f} GiB are free there beside what is kept for the net: set"
+            f" data.backend to 'mapped' or 'tfdata', or data.resize_size to {largest} at most"
         )
-    return DeviceSplit(
-        *(put(array, everywhere) for array in (decoded.squares, decoded.labels, decoded.mask))
+    squares = jax.make_array_from_single_device_arrays(
+        (rows, side, side, 3),
+        sharding,
+        [
+            _fill(split, device, index[0].indices(rows)[:2])
+            for device, index in sharding.addressable_devices_indices_map((rows, side)).items()
+        ],
     )
+    return DeviceSplit(squares, put(split.labels, everywhere), put(split.mask, everywhere))
+
+
+def _fill(split: Squares | Copy, device: jax.Device, rows: tuple[int, int]) -> jax.Array:
+    """Puts the rows [lo, hi) of a split on a device; rows beyond its end are black."""
+    lo, hi = rows
+    end = min(hi, split.num_examples)
+    step = max(1, _CHUNK // split.resize_size**2 // 3)
+    with jax.transfer_guard_host_to_device("allow"):  # Meant, whatever the caller forbids.
+        if hi == end and hi - lo <= step:
+            return jax.device_put(split.rows(lo, hi), device)
+        shape = (hi - lo, split.resize_size, split.resize_size, 3)
+        with jax.default_device(device):
+            squares = jnp.zeros(shape, jnp.uint8)
+        for first in range(lo, end, step):
+            chunk = split.rows(first, min(first + step, end))
+            start = jax.device_put(np.int32(first - lo), device)
+            squares = _write(squares, jax.device_put(chunk, device), start)
+        return squares
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _write(squares: jax.Array, chunk: jax.Array, start: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(squares, chunk, start, 0)
 
 
 def replicated(shardings: Shardings) -> jax.sharding.Sharding:
@@ -231,74 +126,52 @@ def put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def train_batches(
-    split: DeviceSplit,
-    *,
-    image_size: int,
-    seed: int,
-    batch_size: int,
-    start_step: int,
-    crop: bool,
-    flip: bool,
-    shardings: Shardings,
+def stream(
+    split: DeviceSplit, batches: Batches, image_size: int, shardings: Shardings
 ) -> Iterator[dict[str, jax.Array]]:
-    """Yields the training batches of host.train_batches as global arrays, without end.
+    """Yields the batches of `tfdata.stream` as global arrays.
 
     The host sends the order and crops of an epoch at its start, and nothing between the steps.
     """
-    num_examples, resize_size = split.squares.shape[:2]
     everywhere = replicated(shardings)
-    take = _train_taker(batch_size, image_size, everywhere, tuple(sorted(shardings.items())))
-    steps_per_epoch = num_examples // batch_size
-    epoch, step = divmod(start_step, steps_per_epoch)
-    while True:
-        margin = resize_size - image_size
-        plan = epoch_plan(seed, epoch, num_examples, margin, crop=crop, flip=flip)
-        order, crops = (put(array, everywhere) for array in plan)
-        position = put(np.array(step * batch_size, np.int32), everywhere)
-        for _ in range(step, steps_per_epoch):
+    mesh = None if split.squares.is_fully_replicated else everywhere.mesh
+    take = _taker(
+        batches.batch_size, image_size, everywhere, tuple(sorted(shardings.items())), mesh
+    )
+    steps = iter(batches.steps)
+    for step in steps:
+        epoch = batches.epoch(step)
+        order, crops = put(epoch.order, everywhere), put(epoch.crops, everywhere)
+        start = (step - epoch.first) * batches.batch_size
+        position = put(np.array(start, np.int32), everywhere)
+        for _ in itertools.chain([step], itertools.islice(steps, epoch.end - step - 1)):
             batch, position = take(split, order, crops, position)
             yield batch
-        epoch, step = epoch + 1, 0
 
 
-def eval_batches(
-    split: DeviceSplit,
-    *,
-    image_size: int,
+@functools.lru_cache(maxsize=16)  # Compiled once, however many epochs and evaluations.
+def _taker(
     batch_size: int,
-    views: Sequence[View],
-    shardings: Shardings,
-) -> Iterator[dict[str, jax.Array]]:
-    """Yields the batches of host.eval_batches as global arrays."""
-    everywhere = replicated(shardings)
-    take = _eval_taker(
-        batch_size, image_size, tuple(views), everywhere, tuple(sorted(shardings.items()))
-    )
-    position = put(np.array(0, np.int32), everywhere)
-    for _ in range(math.ceil(split.labels.shape[0] / batch_size)):
-        batch, position = take(split, position)
-        yield batch
-
-
-jax.tree_util.register_dataclass(DeviceSplit, ["squares", "labels", "mask"], [])
-
-
-@functools.lru_cache(maxsize=8)  # Compiled once, however many epochs and evaluations.
-def _train_taker(
-    batch_size: int, image_size: int, everywhere: Any, shardings: tuple[tuple[str, Any], ...]
+    image_size: int,
+    everywhere: Any,
+    shardings: tuple[tuple[str, Any], ...],
+    mesh: jax.sharding.Mesh | None,
 ) -> Callable[..., Any]:
+    """Compiles what takes a batch, of squares split over `mesh` or whole on each device."""
     outputs = dict(shardings)
 
     @functools.partial(jax.jit, out_shardings=(outputs, everywhere))
     def take(split: DeviceSplit, order: jax.Array, crops: jax.Array, position: jax.Array) -> Any:
         ids = jax.lax.dynamic_slice_in_dim(order, position, batch_size)
-        crops = crops[ids]
+        real = ids != PADDING
+        known = jnp.where(real, ids, 0)
+        crops = crops[known % crops.shape[0]]
+        images = _images(split.squares, known, crops, image_size, mesh)
         batch = {
-            "images": _cut(split.squares, ids, crops, image_size),
-            "labels": split.labels[ids],
+            "images": jnp.where(real.reshape(-1, *[1] * (images.ndim - 1)), images, 0),
+            "labels": jnp.where(real, split.labels[known], 0),
             "crops": crops,
-            "mask": split.mask[ids],
+            "mask": jnp.where(real, split.mask[known], 0),
             "ids": ids,
         }
         return batch, position + batch_size
@@ -306,43 +179,21 @@ def _train_taker(
     return take
 
 
-@functools.lru_cache(maxsize=8)
-def _eval_taker(
-    batch_size: int,
-    image_size: int,
-    views: tuple[View, ...],
-    everywhere: Any,
-    shardings: tuple[tuple[str, Any], ...],
-) -> Callable[..., Any]:
-    outputs = dict(shardings)
-
-    @functools.partial(jax.jit, out_shardings=(outputs, everywhere))
-    def take(split: DeviceSplit, position: jax.Array) -> Any:
-        num_examples = split.labels.shape[0]
-        rows = position + jnp.arange(batch_size, dtype=jnp.int32)
-        real = rows < num_examples
-        ids = jnp.where(real, rows, 0)
-        crops = jnp.broadcast_to(jnp.array(views, jnp.int32), (batch_size, len(views), 3))
-        images = [_cut(split.squares, ids, crops[:, v], image_size) for v in range(len(views))]
-        batch = {
-            "images": jnp.where(real[:, None, None, None, None], jnp.stack(images, axis=1), 0),
-            "labels": jnp.where(real, split.labels[ids], 0),
-            "crops": crops,
-            "mask": jnp.where(real, split.mask[ids], 0),
-            "ids": jnp.where(real, ids, host.PADDING),
-        }
-        return batch, position + batch_size
-
-    return take
-
-
-def _cut(squares: jax.Array, ids: jax.Array, crops: jax.Array, size: int) -> jax.Array:
-    """Returns images uint8 [B, S, S, 3] cut from squares [N, R, R, 3] by crops int32 [B, 3]."""
-
-    def window(example: jax.Array, crop: jax.Array) -> jax.Array:
-        start = (example, crop[0], crop[1], jnp.int32(0))  # Not Python's 0, of 64 bits under x64.
-        return jax.lax.dynamic_slice(squares, start, (1, size, size, 3))[0]
-
-    images = jax.vmap(window)(ids, crops)
-    flipped = crops[:, 2, None, None, None] == 1
-    return jnp.where(flipped, images[:, :, ::-1], images)
+def _images(
+    squares: jax.Array,
+    ids: jax.Array,
+    crops: jax.Array,
+    size: int,
+    mesh: jax.sharding.Mesh | None,
+) -> jax.Array:
+    """Returns images uint8 [B, *views, S, S, 3] by crops int32 [B, *views, 3]."""
+    if crops.ndim == 2:
+        if mesh is None:
+            return cut(squares, ids, crops, size)
+        return exchanged(squares, ids, crops, size, mesh)
+    if mesh is not None:  # Each square is sent once, whole, for all views.
+        whole = jnp.zeros((len(ids), 3), jnp.int32)
+        squares = exchanged(squares, ids, whole, squares.shape[1], mesh)
+        ids = jnp.arange(len(ids), dtype=jnp.int32)
+    views = [cut(squares, ids, crops[:, view], size) for view in range(crops.shape[1])]
+    return jnp.stack(views, axis=1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+DIGEST = 16  # bytes of an example's digest
 _NAMED = 3  # Files or classes named in a message; the rest are counted.
 
 
@@ -101,12 +102,21 @@ def digesting(
     read: Callable[[int], tuple[bytes, int]], num_examples: int
 ) -> tuple[Callable[[int], tuple[bytes, int]], Callable[[], str]]:
     """Returns `read`, noting what it returns, and a function for the digest of all once read."""
-    digests = np.zeros((num_examples, 16), np.uint8)
+    digests = np.zeros((num_examples, DIGEST), np.uint8)
 
     def noting(i: int) -> tuple[bytes, int]:
         encoded, label = read(i)
-        digest = hashlib.blake2b(encoded, digest_size=16, key=str(label).encode())
-        digests[i] = np.frombuffer(digest.digest(), np.uint8)
+        digests[i] = np.frombuffer(example_digest(encoded, label), np.uint8)
         return encoded, label
 
-    return noting, lambda: hashlib.sha256(digests.tobytes()).hexdigest()
+    return noting, lambda: contents(digests.tobytes())
+
+
+def example_digest(encoded: bytes, label: int) -> bytes:
+    """Returns the digest of an example, of `DIGEST` bytes."""
+    return hashlib.blake2b(encoded, digest_size=DIGEST, key=str(label).encode()).digest()
+
+
+def contents(digests: bytes) -> str:
+    """Returns `Identity.contents` of the digests of all examples in order."""
+    return hashlib.sha256(digests).hexdigest()

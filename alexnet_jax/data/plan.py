@@ -1,13 +1,93 @@
 """The order of every epoch and the crop of every example: pure functions of (seed, epoch)."""
 
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from alexnet_jax.errors import UserError
 
 # Each draw has a stream of its own, so that switching one off leaves the others as they were.
 _ORDER, _OFFSET, _FLIP = 0, 1, 2
+_NO_END = 2**40  # steps
 
+PADDING = -1  # The id of a row that is no example.
 View = tuple[int, int, int]  # y, x, flipped
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Steps [first, end) of a stream.
+
+    order: int32 [(end - first) * batch_size], the examples of their batches' rows one after the
+        other; PADDING where a row has none.
+    crops: int32 [C, *views, 3], the (y, x, flipped) of example i at i modulo C.
+    """
+
+    first: int
+    end: int
+    order: np.ndarray
+    crops: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What the batches of a stream hold.
+
+    steps: those that the stream has.
+    batch_size: rows of a batch over all processes.
+    views: () in training; (V,) where each image is cut into V views.
+    epoch: the epoch that a step is in.
+    """
+
+    steps: range
+    batch_size: int
+    views: tuple[int, ...]
+    epoch: Callable[[int], Epoch]
+
+    def rows(self, step: int, lo: int, hi: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids int32 [n] and crops int32 [n, *views, 3] of the rows [lo, hi) of a batch."""
+        epoch = self.epoch(step)
+        start = (step - epoch.first) * self.batch_size
+        ids = epoch.order[start + lo : start + hi]
+        return ids, epoch.crops[ids % len(epoch.crops)]
+
+
+def training(
+    num_examples: int,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int,
+    margin: int,
+    crop: bool,
+    flip: bool,
+) -> Batches:
+    """Returns the training batches from `start_step` on, without end.
+
+    Step k of an epoch takes the examples [kB, (k+1)B) of `epoch_plan`; what is left of an epoch is
+    dropped.
+    """
+    length = num_examples // batch_size
+
+    @functools.lru_cache(maxsize=2)  # Threads are in two epochs at most.
+    def planned(number: int) -> Epoch:
+        order, crops = epoch_plan(seed, number, num_examples, margin, crop=crop, flip=flip)
+        order = order[: length * batch_size]
+        return Epoch(number * length, (number + 1) * length, order, crops)
+
+    return Batches(range(start_step, _NO_END), batch_size, (), lambda step: planned(step // length))
+
+
+def evaluation(num_examples: int, *, batch_size: int, views: Sequence[View]) -> Batches:
+    """Returns batches with every example once, in order, the last one filled up with padding."""
+    length = math.ceil(num_examples / batch_size)
+    order = np.arange(length * batch_size, dtype=np.int32)
+    order[num_examples:] = PADDING
+    whole = Epoch(0, length, order, np.array(views, np.int32)[None])
+    return Batches(range(length), batch_size, (len(views),), lambda step: whole)
 
 
 def _generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:

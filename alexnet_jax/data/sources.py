@@ -12,7 +12,7 @@ import os
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +40,16 @@ class OtherClasses(UserError):
 
 
 @dataclass(frozen=True)
+class Part:
+    """The examples [first, end) of a whole split, whose `fingerprint` is that of Identity."""
+
+    split: str
+    first: int
+    end: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Source:
     """One split: `num_examples` encoded images with their labels, by index, in a fixed order.
 
@@ -50,7 +60,8 @@ class Source:
     in the split's folder and is not read.
 
     `fingerprint`, `origin` and `files` are those of identity.Identity. `stamp` is the fingerprint
-    with the files' times: what was derived from the data is stale where it differs.
+    with the files' times: what was derived from the data is stale where it differs. `parts` says
+    which examples of which whole splits these are, one after the other.
     """
 
     name: str
@@ -64,6 +75,7 @@ class Source:
     origin: str = ""
     files: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     def has_label(self, label: int) -> bool:
         """Whether a label that was read is one of the classes."""
@@ -176,12 +188,16 @@ def _open_tfds(
         return f"{instruction.filename}, record {row}"
 
     labels = tuple(info.features[label_key].names)
-    # Names and sizes, not paths and times: a copy on another machine is the same data.
-    shards = [
-        (os.path.basename(instruction.filename), size, instruction.skip, instruction.take)
-        for instruction, size in zip(instructions, sizes, strict=True)
-    ]
-    fingerprint = _digest([info.full_name, image_key, label_key, labels, shards])
+
+    def fingerprint_of(instructions: Sequence[Any]) -> str:
+        # Names and sizes, not paths and times: a copy on another machine is the same data.
+        shards = [
+            (os.path.basename(each.filename), _file_size(each.filename), each.skip, each.take)
+            for each in instructions
+        ]
+        return _digest([info.full_name, image_key, label_key, labels, shards])
+
+    fingerprint = fingerprint_of(instructions)
     return Source(
         name=name,
         split=split,
@@ -192,7 +208,33 @@ def _open_tfds(
         origin=info.full_name,
         read=_example_reader(record, image_key, label_key),
         describe=describe,
+        parts=_parts(info.splits, instructions, fingerprint_of),
     )
+
+
+def _parts(
+    splits: Mapping[str, Any],
+    instructions: Sequence[Any],
+    fingerprint_of: Callable[[Sequence[Any]], str],
+) -> tuple[Part, ...]:
+    """Returns which examples of which whole splits the instructions read."""
+    begins = {}  # {file: the split that it belongs to, and the example that it begins with}
+    for split, info in splits.items():
+        position = 0
+        for each in info.file_instructions:
+            begins[str(each.filename)] = split, position
+            position += each.take
+    parts: list[Part] = []
+    wholes = {split: "" for split, _ in begins.values()}
+    for each in instructions:
+        split, begin = begins[str(each.filename)]
+        first, end = begin + each.skip, begin + each.skip + each.take
+        if parts and (parts[-1].split, parts[-1].end) == (split, first):
+            parts[-1] = replace(parts[-1], end=end)
+            continue
+        wholes[split] = wholes[split] or fingerprint_of(splits[split].file_instructions)
+        parts.append(Part(split, first, end, wholes[split]))
+    return tuple(parts)
 
 
 def _check_eight_bits(name: str, dtype: Any) -> None:
@@ -468,17 +510,19 @@ def _open_folder(name: str, split: str, class_names: Sequence[str] | None) -> So
     def path(i: int) -> Path:
         return folder / listed[i].partition("\0")[0]
 
+    fingerprint = identity.fingerprint(listed)
     return Source(
         name=name,
         split=split,
         num_examples=len(listed),
         class_names=classes,
-        fingerprint=identity.fingerprint(listed),
+        fingerprint=fingerprint,
         stamp=stamp.hexdigest(),
         read=lambda i: (path(i).read_bytes(), labels[i]),
         describe=lambda i: str(path(i)),
         files=tuple(listed),
         left_out=files.left_out(folder, left_out),
+        parts=(Part(split, 0, len(listed), fingerprint),),
     )
 
 

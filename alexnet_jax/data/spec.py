@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+BACKENDS = ("auto", "tfdata", "mapped", "device")
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -13,7 +15,13 @@ class DataSpec:
     eval_split: str = "validation"  # the split whose error decides schedule and best checkpoint
     image_size: int = 224  # side of the crop that the net reads, in pixels (paper, section 4.1)
     resize_size: int | None = None  # side of the square it is cut from; None: 256/224 image_size
-    backend: str = "tfdata"  # 'tfdata' streams; 'device' holds a small set in device memory
+    backend: str = "auto"  # 'tfdata', 'mapped' or 'device' (docs/data.md); 'auto': what will do
+    copies: str = ""  # the folder in which mapped copies lie (prepare --raw); '': none
     crop: bool = True  # train on random crops (paper, section 4.1); False: on the centre
     flip: bool = True  # flip half of the training images left to right (paper, section 4.1)
     bad_images: str = "error"  # an unreadable image is an 'error', or 'skip' leaves it out
+
+    @property
+    def skip_bad(self) -> bool:
+        """Whether images that cannot be decoded are skipped."""
+        return self.bad_images == "skip"

@@ -1,12 +1,14 @@
 """Mean image, channel means and colour covariance of the training pixels: one pass, kept."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data import cache
+from alexnet_jax.data import cache, identity, squares
+from alexnet_jax.data.dataset import Data
+from alexnet_jax.data.sources import Progress, Source
 from alexnet_jax.errors import UserError
 
 COMPUTING = "computing the mean image"
@@ -40,6 +42,44 @@ class Statistics:
         return np.sqrt(np.maximum(values[::-1], 0)), directions
 
 
+def statistics(data: Data, *, progress: Progress | None = None) -> Statistics:
+    """Returns the statistics of the train split's R x R squares, kept in the cache folder.
+
+    The same from all backends. `progress(what, done, total)` is called while computing.
+    Afterwards `data.bad` lists all undecodable images of the train split, if they are skipped.
+    Raises UserError if there are any and they are not.
+    """
+    spec, split = data.spec, data.split(data.spec.train_split)
+    file = path(spec.name, spec.train_split, data.resize_size, split.stamp)
+    kept = load(file, split.stamp)
+    if kept is not None:
+        result, bad = kept
+        if bad and not spec.skip_bad:
+            raise UserError(squares.bad_image(min(bad.items())[1]))
+        if bad:
+            data.bad[spec.train_split].update(bad)
+        data.contents.setdefault(spec.train_split, result.contents)
+        return result
+    if isinstance(split, Source):
+        read, contents = identity.digesting(split.read, split.num_examples)
+        bad = data.bad.get(spec.train_split)
+        whole = squares.read_all(replace(split, read=read), data.resize_size, bad=bad)
+        chunks = ((pixels, mask) for pixels, _, mask in whole)
+        result = compute(chunks, total=split.num_examples, progress=progress)
+        result = replace(result, contents=contents())
+    else:
+        starts = range(0, split.num_examples, 64)
+        ends = [min(start + 64, split.num_examples) for start in starts]
+        chunks = (
+            (split.rows(lo, hi), split.mask[lo:hi]) for lo, hi in zip(starts, ends, strict=True)
+        )
+        result = compute(chunks, total=split.num_examples, progress=progress)
+        result = replace(result, contents=split.contents)
+    data.contents[spec.train_split] = result.contents
+    save(file, result, split.stamp, data.bad.get(spec.train_split, {}))
+    return result
+
+
 def compute(
     chunks: Iterable[tuple[np.ndarray, np.ndarray]],
     *,
@@ -56,12 +96,12 @@ def compute(
     count = done = 0
     progress = progress or (lambda *_: None)
     progress(COMPUTING, 0, total)
-    for squares, mask in chunks:
+    for images, mask in chunks:
         done += len(mask)
-        squares = squares[mask > 0]
-        count += len(squares)
-        image_sum = image_sum + squares.sum(axis=0, dtype=np.int64)
-        for square in squares:
+        images = images[mask > 0]
+        count += len(images)
+        image_sum = image_sum + images.sum(axis=0, dtype=np.int64)
+        for square in images:
             # In float64 BLAS the products of one image are exact: below 2^53 for R < 372,000.
             pixels = square.reshape(-1, 3).astype(np.float64)
             products = products + (pixels.T @ pixels).astype(np.int64)
