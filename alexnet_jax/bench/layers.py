@@ -88,8 +88,7 @@ def operations(
     The maps are made up: one per tower, or one that all read. Dropout is left out.
     """
     # By its name, so that a gradient taken apart from the program saves one form's arrays alone.
-    form = forms.of_platform(jax.default_backend())
-    for op in models.operations(model, image_size, form):
+    for op in models.operations(model, image_size, forms.platform()):
         if op.kind == "drop":
             continue
         parts = op.towers if op.reads == "own" else 1

@@ -28,6 +28,7 @@ def conv(x, kernel, *, stride: int, padding: tuple[int, int], form: str | None =
     if not _suits_onednn(x, kernel, stride, padding):
         return _plain(x, kernel, stride, padding)
     return forms.take(
+        "conv",
         form,
         lambda x, kernel: _by_onednn(x, kernel, stride, padding),
         lambda x, kernel: _plain(x, kernel, stride, padding),
@@ -49,7 +50,10 @@ def first_conv(x, kernel, *, stride: int, padding: tuple[int, int], form: str | 
         y = _plain(x, lax.stop_gradient(kernel), stride, padding)
         return _with_kernel_gradient(y, kernel, x, stride, padding)
 
-    return forms.take(form, fast, lambda x, kernel: _plain(x, kernel, stride, padding), x, kernel)
+    def plain(x, kernel):
+        return _plain(x, kernel, stride, padding)
+
+    return forms.take("conv", form, fast, plain, x, kernel)
 
 
 def local_conv(x, kernel, *, padding: tuple[int, int]):

@@ -7,24 +7,42 @@ gradients (tests/test_ops.py). `FAST_ON` is the one place that decides between t
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax import lax
 
-# Where the fast forms were measured, and win. Elsewhere the plain forms stand until they are
-# measured against.
-FAST_ON = ("cpu",)
+# The platforms on which an operator's fast form wins: measured on CPUs, estimated for CUDA's cards
+# (docs/speed.md). Elsewhere the plain forms stand until they are measured against.
+FAST_ON = {"conv": ("cpu",), "norm": ("cpu", "cuda"), "pool": ("cpu", "cuda")}
 
 FORMS = ("fast", "plain")
 
 
-def of_platform(platform: str) -> str:
-    """Returns the form, one of `FORMS`, that a platform takes: "cpu", "cuda", "rocm" or "tpu"."""
-    return "fast" if platform in FAST_ON else "plain"
+def platform() -> str:
+    """Returns the platform of this process' devices: "cpu", "cuda", "rocm" or "tpu"."""
+    backend = jax.default_backend()
+    if backend != "gpu":
+        return backend
+    version = jax.devices()[0].client.platform_version
+    return "rocm" if "rocm" in version.lower() else "cuda"
 
 
-def take(form: str | None, fast: Callable, plain: Callable, *operands) -> Any:
+def of_platform(operator: str, platform: str | None) -> str | None:
+    """Returns the form of an operator on a platform, one of `FORMS`; None without a platform.
+
+    Args:
+        operator: "conv", "norm" or "pool".
+        platform: "cpu", "cuda", "rocm" or "tpu"; None leaves the form to `take`.
+    """
+    if platform is None:
+        return None
+    return "fast" if platform in FAST_ON[operator] else "plain"
+
+
+def take(operator: str, form: str | None, fast: Callable, plain: Callable, *operands) -> Any:
     """Calls `fast` or `plain` on the operands.
 
     Args:
+        operator: "conv", "norm" or "pool".
         form: "fast" or "plain"; None leaves it to the platform that the program is compiled for,
             which need not be the one that traces it. The gradient then saves what both forms need,
             of which the compiler drops what the platform doesn't use.
@@ -32,5 +50,6 @@ def take(form: str | None, fast: Callable, plain: Callable, *operands) -> Any:
         operands: arrays.
     """
     if form is None:
-        return lax.platform_dependent(*operands, **dict.fromkeys(FAST_ON, fast), default=plain)
+        on = dict.fromkeys(FAST_ON[operator], fast)
+        return lax.platform_dependent(*operands, **on, default=plain)
     return {"fast": fast, "plain": plain}[form](*operands)

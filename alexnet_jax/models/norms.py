@@ -41,7 +41,9 @@ def within_map_norm(
 def _response_norm(x, window, alpha, beta, k, form):
     constants = (window, alpha, beta, k)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # a bfloat16 sum loses the small maps
-    y = forms.take(form, lambda x: _fast(x, *constants), lambda x: _plain(x, *constants), wide)
+    y = forms.take(
+        "norm", form, lambda x: _fast(x, *constants), lambda x: _plain(x, *constants), wide
+    )
     return y.astype(x.dtype)
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.models import conv, norms, pools, windows
+from alexnet_jax.models import conv, forms, norms, pools, windows
 from alexnet_jax.models.table import Conv, Dense, Stateless, number
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
@@ -78,13 +78,14 @@ class Operation:
 
 
 def operations(
-    model, image_size: int | Sequence[int], form: str | None = None
+    model, image_size: int | Sequence[int], platform: str | None = None
 ) -> tuple[Operation, ...]:
     """Reads the table of `model`, an `AlexNet`, for images of one size.
 
     Args:
         image_size: The side of a square RGB image, or (height, width, channels).
-        form: Of the operators, "fast" or "plain"; None leaves it to the platform (see forms.py).
+        platform: Whose forms of the operators to take, "cuda" for example; None leaves it to the
+            compiler (see forms.py).
 
     Raises:
         UserError: The images are too small, or a row's own function can't be applied.
@@ -100,14 +101,14 @@ def operations(
         else:
             reads = "both" if joins else "own" if found else "image"
             make = _dense if isinstance(row, Dense) else _conv
-            found.append(make(model, row, shape, reads, form))
+            found.append(make(model, row, shape, reads, platform))
             shape, towers, joins = found[-1].output, found[-1].towers, False
         for entry in then:
             if entry in ("lrn", "norm") and not model.lrn:
                 continue
             if entry == "drop" and not model.dropout:
                 continue
-            found.append(_stateless(model, row, entry, shape, towers, form))
+            found.append(_stateless(model, row, entry, shape, towers, platform))
             shape = found[-1].output
     return tuple(found)
 
@@ -136,7 +137,7 @@ def _pools(entry) -> bool:
     return entry.stride > 1 if own else entry in ("pool", "avg_pool")
 
 
-def _conv(model, row: Conv, shape, reads, form) -> Operation:
+def _conv(model, row: Conv, shape, reads, platform) -> Operation:
     size, stride, padding = row.kernel, row.stride, row.padding
     first = row is model.layers[0]
     if first:
@@ -148,6 +149,7 @@ def _conv(model, row: Conv, shape, reads, form) -> Operation:
     maps = _scaled(model, row.maps)
     divided = model.towers if reads == "own" else 1
     kernel, bias = (size, size, shape[-1] // divided, maps), (maps,)
+    form = forms.of_platform("conv", platform)
     convolve = functools.partial(conv.first_conv if first else conv.conv, form=form, stride=stride)
     if row.local:
         kernel, bias = (*places, *kernel), (*places, *bias)
@@ -169,7 +171,7 @@ def _conv(model, row: Conv, shape, reads, form) -> Operation:
     )
 
 
-def _dense(model, row: Dense, shape, reads, form) -> Operation:
+def _dense(model, row: Dense, shape, reads, platform) -> Operation:
     if row.units is None:
         units = model.num_classes
     else:
@@ -191,10 +193,10 @@ def _dense(model, row: Dense, shape, reads, form) -> Operation:
     )
 
 
-def _stateless(model, row, entry, shape, towers, form) -> Operation:
+def _stateless(model, row, entry, shape, towers, platform) -> Operation:
     own = isinstance(entry, Stateless)
     kind = "own" if own else f"{model.pooling}_pool" if entry == "pool" else entry
-    found = entry if own else KNOWN[kind](model, form)
+    found = entry if own else KNOWN[kind](model, platform)
     name = found.name + number(row.name)
     output = shape
     if own:
@@ -227,8 +229,8 @@ def _pool(model, function) -> Stateless:
 
 # What a row's `then` may name: a new activation, normalisation or pooling is one more entry.
 KNOWN: dict[str, Callable[[Any, str | None], Stateless]] = {
-    "act": lambda model, form: Stateless("act", ACTIVATIONS[model.activation]),
-    "lrn": lambda model, form: Stateless(
+    "act": lambda model, platform: Stateless("act", ACTIVATIONS[model.activation]),
+    "lrn": lambda model, platform: Stateless(
         "lrn",
         functools.partial(
             norms.local_response_norm,
@@ -236,24 +238,26 @@ KNOWN: dict[str, Callable[[Any, str | None], Stateless]] = {
             alpha=model.lrn_alpha,
             beta=model.lrn_beta,
             k=model.lrn_k,
-            form=form,
+            form=forms.of_platform("norm", platform),
         ),
         joins=model.lrn_joins,
     ),
-    "norm": lambda model, form: Stateless(
+    "norm": lambda model, platform: Stateless(
         "norm",
         functools.partial(
             norms.within_map_norm,
             size=model.norm_size,
             alpha=model.norm_alpha,
             beta=0.75,
-            form=form,
+            form=forms.of_platform("norm", platform),
         ),
         window=model.norm_size,
     ),
-    "max_pool": lambda model, form: _pool(model, functools.partial(pools.max_pool, form=form)),
-    "avg_pool": lambda model, form: _pool(model, pools.avg_pool),
-    "drop": lambda model, form: Stateless("drop", None),  # the module drops, by its key
+    "max_pool": lambda model, platform: _pool(
+        model, functools.partial(pools.max_pool, form=forms.of_platform("pool", platform))
+    ),
+    "avg_pool": lambda model, platform: _pool(model, pools.avg_pool),
+    "drop": lambda model, platform: Stateless("drop", None),  # the module drops, by its key
 }
 AFTER_CONV = ("act", "lrn", "norm", "pool", "avg_pool")
 AFTER_DENSE = ("act", "drop")

@@ -19,6 +19,7 @@ def max_pool(x, *, window: int, stride: int, overhang: bool = False, form: str |
     """
     x = _overhang(x, window, stride, overhang, -np.inf)
     return forms.take(
+        "pool",
         "plain" if window > LARGEST_FAST else form,
         lambda x: _max_pool_fast(x, window, stride),
         lambda x: _max_pool_plain(x, window, stride),
