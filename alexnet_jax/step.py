@@ -1,5 +1,6 @@
 """The training state, and what one step does to it."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -174,8 +175,11 @@ def _updated(
     updates, opt_state = tx.update(
         grads, state.opt_state, state.params, lr_scale=state.plateau.scale
     )
-    # What isn't finite in the gradients or the rate isn't in the updates.
-    finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(optax.tree.norm(updates, squared=True))
+    # Of the updates a part is enough: what the rate makes infinite shows everywhere in them. So the
+    # parameters and the velocities are read once in a step.
+    parts = jax.tree.map(lambda update: update if update.ndim == 1 else update[:1], updates)
+    norms = (optax.tree.norm(tree, squared=True) for tree in (grads, parts))
+    finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, (sums["loss"], *norms)))
 
     def unless_dropped(new, old):
         counts = jnp.issubdtype(new.dtype, jnp.integer)  # schedules go by steps done

@@ -140,3 +140,23 @@ def test_equal_logits_are_right_no_more_often_than_chance():
 def test_a_net_that_answers_nan_is_wrong():
     sums = classification_sums(np.full((3, 10), np.nan, np.float32), np.arange(3), np.ones(3))
     assert float(sums["top1"]) == float(sums["top5"]) == 0
+
+
+def test_a_step_is_dropped_for_a_gradient_that_overflows_in_one_row():
+    """The row's feature is huge and its weights are zero: the loss and the rest are finite."""
+    huge = models.Stateless("huge", lambda x: x.at[:, 1, 1, 0].set(1e30))
+    layers = (models.Conv("conv1", 2, 3, then=(huge,)), models.Dense("fc2"))
+    model = models.create("alexnet", layers=layers, num_classes=CLASSES, towers=1)
+    layout = make_layout("data", data=1, model=1, towers=1, batch_size=BATCH)
+    length = {"steps_per_epoch": 10, "total_steps": 100}
+    tx = optim.make_optimizer(optim.OptimSpec(weight_decay=0.0), **length)
+    state = init_state(model, tx, seed=0, image_size=SIZE)
+    kernel = state.params["fc2"]["kernel"]
+    row = (SIZE - 2 + 1) * 2
+    state.params["fc2"]["kernel"] = kernel.at[row].set(0)
+    step = jax.jit(make_train_step(model, tx, layout, Preprocess(np.zeros(3), scale=1 / 64)))
+    after, sums = step(state, next(batches(layout, 1)))
+    assert np.isfinite(sums["loss"])
+    assert not sums["finite"]
+    assert int(after.nonfinite) == 1
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)

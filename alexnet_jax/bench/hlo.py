@@ -23,6 +23,7 @@ _NOT_EXECUTED = (
 )
 _CALLS = ("while", "conditional", "call", "async-start")
 _SLICES = ("slice", "dynamic-slice")
+_ELEMENTWISE = ("add", "subtract", "multiply", "divide", "convert", "compare", "select")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,11 +189,32 @@ def _read(each: _Instruction, shapes: dict, computations: dict) -> int:
     }
     read = 0
     for number, size in enumerate(whole):
-        users = [inner for inner in body if parameters.get(number) in inner.operands]
-        if users and all(user.opcode in _SLICES for user in users):
-            size = min(size, sum(_shape_bytes(user.shape) for user in users))
+        sliced = _sliced(parameters.get(number), body)
+        if sliced is not None:
+            size = min(size, size * sliced // _elements(shapes[each.operands[number]]))
         read += size
     return read
+
+
+def _sliced(name: str | None, body: list[_Instruction]) -> int | None:
+    """Elements of a value that a fusion reads, if it reads no more than slices; None: all.
+
+    A slice may also be taken after element-wise steps: only what is in it is computed.
+    """
+    users = [inner for inner in body if name in inner.operands]
+    sizes = [
+        _elements(user.shape)
+        if user.opcode in _SLICES
+        else _sliced(user.name, body)
+        if user.opcode in _ELEMENTWISE
+        else None
+        for user in users
+    ]
+    return sum(sizes) if sizes and None not in sizes else None
+
+
+def _elements(shape: str) -> int:
+    return math.prod(int(size) for size in _ARRAY.search(shape)[2].split(",") if size)
 
 
 def _model_us(attributes: str) -> float | None:

@@ -69,8 +69,16 @@ def local_conv(x, kernel, *, padding: tuple[int, int]):
 
 
 def _plain(x, kernel, stride, padding):
+    before, after = padding
+    pads = []
+    for size, window in zip(x.shape[1:3], kernel.shape[:2], strict=True):
+        places = windows.output_size(size, window, stride, padding)
+        end = (places - 1) * stride + window - before - size
+        # cuDNN's padding is the same on both sides: any other is a copy of the images, which is
+        # spared where no window reads it, as in the paper's first layer at 227 pixels.
+        pads.append((before, min(after, max(0, end))))
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 

@@ -40,35 +40,45 @@ def within_map_norm(
 
 def _response_norm(x, window, alpha, beta, k, form):
     constants = (window, alpha, beta, k)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # a bfloat16 sum loses the small maps
-    y = forms.take(
-        "norm", form, lambda x: _fast(x, *constants), lambda x: _plain(x, *constants), wide
+    return forms.take(
+        "norm", form, lambda x: _fast(x, *constants), lambda x: _plain(x, *constants), x
     )
-    return y.astype(x.dtype)
+
+
+def _wide(x):
+    """Returns `x` in float32 at least: a bfloat16 sum loses the small maps."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _plain(x, window, alpha, beta, k):
-    return x * (k + alpha * _window_sum(jnp.square(x), window)) ** -beta
+    wide = _wide(x)
+    d = k + alpha * _window_sum(jnp.square(wide), window)
+    return (wide * d**-beta).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _fast(x, window, alpha, beta, k):
     """Takes square roots instead of a general power, and has its gradient in closed form."""
-    return x * _inverse_power(k + alpha * _window_sum_fast(jnp.square(x), window), beta)
+    return _forward(x, window, alpha, beta, k)[0]
 
 
 def _forward(x, window, alpha, beta, k):
-    d = k + alpha * _window_sum_fast(jnp.square(x), window)
-    return x * _inverse_power(d, beta), (x, d)
+    wide = _wide(x)
+    d = k + alpha * _window_sum_fast(jnp.square(wide), window)
+    return (wide * _inverse_power(d, beta)).astype(x.dtype), (x, d)
 
 
 def _backward(window, alpha, beta, k, saved, g):
     # y_i = x_i d_i^-beta, so dx_j = g_j d_j^-beta - 2 alpha beta x_j sum_i g_i x_i d_i^(-beta-1)
     # over those i whose window holds j: the mirrored window, which differs if its size is even.
     x, d = saved
-    scaled = g * _inverse_power(d, beta)
-    shared = _window_sum_fast(scaled * x / d, window, mirrored=True)
-    return (scaled - 2 * alpha * beta * x * shared,)
+    wide = _wide(x)
+    scaled = _wide(g) * _inverse_power(d, beta)
+    terms = scaled * wide / d
+    if x.dtype != wide.dtype:  # what a GPU writes to memory here is half as large then
+        terms = _wide(lax.optimization_barrier(terms.astype(x.dtype)))
+    shared = _window_sum_fast(terms, window, mirrored=True)
+    return ((scaled - 2 * alpha * beta * wide * shared).astype(x.dtype),)
 
 
 _fast.defvjp(_forward, _backward)
