@@ -23,7 +23,7 @@ _NOT_EXECUTED = (
 )
 _CALLS = ("while", "conditional", "call", "async-start")
 _SLICES = ("slice", "dynamic-slice")
-_ELEMENTWISE = ("add", "subtract", "multiply", "divide", "convert", "compare", "select")
+_ELEMENTWISE = ("add", "subtract", "multiply", "divide", "negate", "convert", "compare", "select")
 
 
 @dataclasses.dataclass(frozen=True)
