@@ -147,7 +147,7 @@ def test_a_step_is_dropped_for_a_gradient_that_overflows_in_one_row():
     huge = models.Stateless("huge", lambda x: x.at[:, 1, 1, 0].set(1e30))
     layers = (models.Conv("conv1", 2, 3, then=(huge,)), models.Dense("fc2"))
     model = models.create("alexnet", layers=layers, num_classes=CLASSES, towers=1)
-    layout = make_layout("data", data=1, model=1, towers=1, batch_size=BATCH)
+    layout = make_layout(MeshSpec("data", 1, 1), towers=1, batch_size=BATCH)
     length = {"steps_per_epoch": 10, "total_steps": 100}
     tx = optim.make_optimizer(optim.OptimSpec(weight_decay=0.0), **length)
     state = init_state(model, tx, seed=0, image_size=SIZE)
