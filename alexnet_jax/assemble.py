@@ -96,6 +96,8 @@ def assemble(
     """Opens the data, unless it is given, and builds the net, the mesh and the compiled steps.
 
     Args:
+        config: every field of configs/base.py.
+        dataset: the opened data set; None opens the one that `config.data` names.
         preprocess: what makes the net's input; by default as the configuration says, with the
             statistics of the training split, which are computed where they aren't kept.
         progress: called with (what, done, total) by what may take long; total 0: not known.

@@ -76,6 +76,7 @@ def run(
     docstring and flags and exits with 0.
 
     Args:
+        main: the command, called with the arguments that aren't flags; it returns the exit status.
         takes_files: arguments without dashes are allowed, and handed to `main`.
         required: names of the flags that must be given.
     """

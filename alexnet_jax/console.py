@@ -91,12 +91,17 @@ def epoch_lines(
     split: str = "validation",
     num_classes: int = TOP5_CLASSES,
 ) -> tuple[str, str]:
-    """The titles and the numbers of a finished epoch, one line each, to stand below each other.
+    """Returns a line of titles and a line of numbers for a finished epoch, in columns.
 
     Args:
         epoch: counted from 1.
+        num_epochs: the epochs of the whole run.
         train: loss and errors in percent of the training images, as `metrics.summarize` names them.
-        evaluated: the same of the split that is evaluated, called `split`.
+        evaluated: loss and errors of the split that is evaluated; None where none was.
+        images_per_second: the rate of training; None leaves its column out.
+        split: the name of the split that is evaluated.
+        num_classes: the classes of the data set; with fewer than `TOP5_CLASSES` the top-5 error,
+            which is then 0, is left out.
 
     Returns:
         Lines of at most 80 columns, but for more than 999 epochs.

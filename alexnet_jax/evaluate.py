@@ -39,9 +39,12 @@ def evaluate(
     views: int = 1,
     progress: data.Progress = lambda *_: None,
 ) -> dict:
-    """Loss, errors in percent and count of `params` on a split (default: the run's own).
+    """Returns the loss, the errors in percent and the count of the examples of a split.
 
     Args:
+        run: the net, its data and its compiled `predict`.
+        params: the parameters to evaluate, laid out as the run's mesh asks.
+        split: the split's name; None: the one that the configuration evaluates.
         views: crops of each image whose softmax probabilities are averaged: 1, the centre; 10,
             the paper's four corners and centre with their mirrors (section 4.1); 9, a grid
             (cuda-convnet's CIFAR nets).
@@ -59,7 +62,7 @@ def evaluate_together(
     confusion: bool = False,
     progress: data.Progress = lambda *_: None,
 ) -> list[dict]:
-    """What `evaluate` returns for each net, and last for the average of their probabilities.
+    """Evaluates several nets, and last the average of their probabilities, as `evaluate` does one.
 
     The paper averages the predictions of five and of seven nets (section 6, Table 2). With
     `confusion` each has its matrix too, int [outputs, outputs]: see trained/per_class.py.
@@ -151,12 +154,14 @@ def _average(log_probs: Sequence) -> jax.Array:
 
 
 def load_run(workdir: Path, step: int | None = None, data_dir: str = "") -> tuple[Run, dict, int]:
-    """The run in `workdir` with the parameters of its best checkpoint, or of `step`; and the step.
+    """Returns the run in `workdir`, the parameters of one of its checkpoints, and their step.
 
-    Classes and mean are those that the run kept. Its data are opened when they are used: of a run
-    that kept nothing, from an early commit, at once, as its training split has it all.
+    Classes and mean are those that the run kept, and its data are opened when they are used. A run
+    of an early commit kept nothing: its data set is opened at once, because it alone has them.
 
     Args:
+        workdir: the run's directory.
+        step: the checkpoint's step; None: the best one.
         data_dir: where the data lie now, if they have moved; of a folder of images, that folder.
 
     Raises:

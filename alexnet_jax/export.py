@@ -43,9 +43,12 @@ PLATFORMS = ("cpu", "cuda")
 
 
 def export(path: str | Path, to: str, out: str | Path, given: str | None = None) -> str:
-    """Writes the net at `path` (see `open_pretrained`) to the file `out` in the format `to`.
+    """Writes the net at `path` to the file `out` in the format `to`.
 
     Args:
+        path: a run's directory or imported weights, as `open_pretrained` takes them.
+        to: one of `FORMATS`.
+        out: the file to write; a .json of its name is written beside safetensors.
         given: what a StableHLO function is given, of `INPUTS`; None for the first.
 
     Returns:
@@ -80,9 +83,10 @@ def export(path: str | Path, to: str, out: str | Path, given: str | None = None)
 
 
 def stablehlo(net: Pretrained, given: str) -> bytes:
-    """The serialised function to logits [N, classes], for any N.
+    """Returns the net as a serialised function that gives logits [N, classes], for any N.
 
-    Of uint8 pictures [N, R, R, 3], or of float32 images [N, S, S, 3] as `preprocess` makes them.
+    If `given` is "uint8", the function takes pictures [N, R, R, 3]; if it is "float32", images
+    [N, S, S, 3] as `preprocess` makes them.
     """
     recipe = net.recipe
 

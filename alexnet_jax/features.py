@@ -64,10 +64,11 @@ def layer_names(net: Pretrained) -> list[str]:
 def nearest(
     values: np.ndarray, count: int, base: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` rows of `base` nearest to each row of `values`.
+    """Finds the rows of `base` that are nearest to each row of `values`.
 
     Args:
         values: float [N, …].
+        count: how many to find for each row.
         base: float [M, …]; without it `values` themselves, of which each row leaves itself out.
 
     Returns:
@@ -123,8 +124,9 @@ def show(
     neighbors: int = 0,
     plot: str | None = None,
 ) -> int:
-    """Takes features of `files`, or of a split of the data set `data`, with the net at `path`;
-    saves and prints what is asked for; returns the exit status.
+    """Computes features with the net at `path`, saves and prints them; returns the exit status.
+
+    They are those of `files`, or of a split of the data set `data`.
 
     Raises:
         UserError: see `pictures.find`, `open_source`, `open_pretrained`, `features` and `save`;

@@ -26,9 +26,12 @@ READERS = {"caffe": caffe.read, "torchvision": torchvision.read, "cuda_convnet":
 
 
 def import_weights(program: str, path: str | Path, out: str | Path, mean: str | None = None) -> str:
-    """Writes the net in the file `path` of `program`, a key of `READERS`, to the directory `out`.
+    """Reads the net in a file of another program and writes it to the directory `out`.
 
     Args:
+        program: whose file it is, a key of `READERS`.
+        path: the file.
+        out: the directory, made where it is missing; it may hold an import of the same file.
         mean: a file with the mean to subtract, instead of ImageNet's channel means: Caffe's
             .binaryproto, cuda-convnet's batches.meta, or .npy of [R, R, 3] or [3], RGB.
 

@@ -106,12 +106,12 @@ def make_layout(
     batch_size: int,
     devices: Sequence[jax.Device] | None = None,
 ) -> Layout:
-    """Lays a net with `towers` towers and batches of `batch_size` over the devices.
+    """Lays the net and its batches over the devices.
 
     Args:
-        spec: the layout, and how many devices it takes.
-        towers: of the net.
-        batch_size: of all devices together.
+        spec: the layout, and how many devices it takes on each axis.
+        towers: towers of the net, 1 or 2.
+        batch_size: images in a batch of all devices together.
         devices: those to lay it over; None: all that are here.
 
     Raises:

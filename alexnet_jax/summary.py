@@ -43,8 +43,11 @@ def num_classes(config: Config) -> int:
 
 
 def receptive_fields(table: Iterable[Operation]) -> dict[str, int]:
-    """Returns the side in pixels of the square of the image that one output of each activation of
-    the convolutions depends on, by the activation's name; padding counts as image."""
+    """Returns the side in pixels of the receptive field of each activation of the convolutions.
+
+    The receptive field is the square of the image that one output depends on; padding counts as
+    image. The keys are the activations' names.
+    """
     fields, field, jump = {}, 1, 1  # jump: pixels from one output to the next
     for op in table:
         if not op.dense:

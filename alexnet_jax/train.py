@@ -40,15 +40,16 @@ def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None
     """Trains to the end, or goes on from the last checkpoint in `workdir`; writes result.json.
 
     Args:
+        config: every field of configs/base.py.
+        workdir: the run's directory, made where it is missing.
         traced: first and last step, counted from 1, of a profiler's trace into WORKDIR/profile.
 
     Returns:
         The exit status: 0, or 75 (EX_TEMPFAIL) after a signal, with the state saved.
 
     Raises:
-        UserError: see `assemble`; `workdir` is another configuration's, in use or not writable;
-            a step's loss or gradient is not finite; an image cannot be decoded; `traced` are not
-            steps that the run makes.
+        UserError: see `assemble`; `workdir` is another run's, in use or not writable; a loss or
+            gradient isn't finite; an image isn't decodable; `traced` are steps that it won't make.
     """
     workdir, produced = Path(workdir), provenance.collect()
     first = jax.process_index() == 0

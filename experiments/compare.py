@@ -170,6 +170,7 @@ def verdict(interval: Interval | None, paper: float | str | None, p: float | Non
     effect of that size") or not ("not visible": these seeds cannot tell).
 
     Args:
+        interval: that of the difference or quotient; None if there were too few runs.
         paper: its difference or quotient, or "higher" or "lower"; None if it says nothing.
         p: of no difference, corrected for the family of the finding; the interval decides if None.
     """

@@ -35,6 +35,7 @@ def build(out: Path, experiments: Path = EXPERIMENTS) -> Path:
     """Writes the page and all that it shows to the folder `out`; returns its index.html.
 
     Args:
+        out: the folder to write, made where it is missing.
         experiments: the folder with `ledger.md`, `figures/*` and `results/**`, each as far as it
             is there.
 
@@ -252,11 +253,13 @@ def _others(results: Path) -> str:
 
 
 def chart(series: Sequence[tuple], x_title: str, y_title: str) -> str:
-    """Lines in a coordinate system from 0, as SVG.
+    """Draws lines in a coordinate system from 0, and returns them as SVG.
 
     Args:
         series: (points, colour number, CSS class) of each line; points whose x or y is None or
             not finite are left out.
+        x_title: the name of the horizontal axis, with its unit.
+        y_title: the name of the vertical axis, with its unit.
     """
     series = [([p for p in points if _finite(p)], *style) for points, *style in series]
     everything = [point for points, *_ in series for point in points]

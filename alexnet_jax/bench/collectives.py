@@ -70,8 +70,11 @@ def _collective(result: str, kind: str, start: str | None, rest: str, hlo_text: 
 
 
 def _group_size(kind: str, attributes: str, hlo_text: str) -> int:
-    """Devices in a group: of {{0,1},{2,3}}, of [2,2]<=[4] (rows, columns), of mesh['a'=4,'b'=2]
-    {'b'} (sizes of the axes, and those that a group spans, or 'a':(1)2 of them), or {} for all."""
+    """Returns the number of devices in a group, in any of HLO's four forms.
+
+    They are {{0,1},{2,3}}; [2,2]<=[4] (rows, columns); mesh['a'=4,'b'=2] {'b'} (the sizes of the
+    axes, and those that a group spans, or 'a':(1)2 of them); and {} for all devices.
+    """
     if kind == "collective-permute":
         pairs = re.findall(r"\{(\d+),(\d+)\}", attributes.partition("source_target_pairs=")[2])
         return 2 if any(source != target for source, target in pairs) else 1

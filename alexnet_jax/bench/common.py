@@ -73,7 +73,9 @@ def synthetic_run(
     """Assembles the configuration's run on one batch of made-up images.
 
     Args:
-        images: how many to make where none will be read; None: the whole batch.
+        config: the configuration; of its data set only the number of classes is looked up.
+        images: the number of images to make; fewer than a batch will do where the program is only
+            compiled. None: a whole batch.
         devices: those that the mesh is made of; None: all that are here.
     """
     spec = dataclasses.replace(config.data, name="synthetic", backend="device", train_split="train")

@@ -48,6 +48,8 @@ def costs(operations: Sequence[Operation], target: Target, dtype: str) -> list[C
     kernel written by hand is free.
 
     Args:
+        operations: What the program executes (see hlo.operations).
+        target: The card, with its rates in operations and bytes a second.
         dtype: That of the net's computation, 'float32' or 'bfloat16', which says the peak.
     """
     found = []

@@ -1,7 +1,7 @@
-"""The same nets in PyTorch, for `bench --against=torch`.
+"""Our nets translated into PyTorch, for `bench --against=torch`.
 
-Two normalisations: `stock` is nn.LocalResponseNorm as PyTorch's users write it, over the maps of
-both towers; `tuned` is written by hand, exactly ours: window sums over maps as a banded 1x1
+There are two normalisations: `stock` is nn.LocalResponseNorm as PyTorch's users write it, over the
+maps of both towers; `tuned` is written by hand, exactly ours: window sums over maps as a banded 1x1
 convolution, square roots for the power 3/4, and the gradient in closed form.
 """
 
@@ -116,14 +116,14 @@ class _AcrossMaps(nn.Module):
         self.register_buffer("mirrored", band.T.repeat(towers, 1)[:, :, None, None])
 
     def forward(self, x, scale, shift=None, mirrored=False):
-        """scale times the sum, plus shift; for a gradient over the mirrored window."""
+        """Returns `scale` times the sum, plus `shift`; a gradient takes the mirrored window."""
         band = scale * (self.mirrored if mirrored else self.band).to(x.dtype)
         bias = None if shift is None else band.new_full((len(band),), shift)
         return F.conv2d(x, band, bias, groups=self.towers)
 
 
 class _WithinMap(nn.Module):
-    """The same over a square of odd side within a map."""
+    """Sums over a square of `size` x `size` pixels within a map; `size` is odd."""
 
     def __init__(self, size):
         super().__init__()
@@ -132,14 +132,14 @@ class _WithinMap(nn.Module):
         self.size = size
 
     def forward(self, x, scale, shift=None, mirrored=False):
-        """As `_AcrossMaps`; the mirrored window is the same."""
+        """Returns `scale` times the sum, plus `shift`; the mirrored window is the same one."""
         mean = F.avg_pool2d(x, self.size, 1, self.size // 2)
         total = mean * (scale * self.size**2)
         return total if shift is None else total + shift
 
 
 class _StockNorm(nn.Module):
-    """As one writes it down."""
+    """The normalisation as its formula is written, with a general power."""
 
     def __init__(self, window, alpha, beta, k):
         super().__init__()
@@ -150,7 +150,7 @@ class _StockNorm(nn.Module):
 
 
 class _TunedNorm(_StockNorm):
-    """The same by square roots, with a gradient of its own; computed in float32 at least."""
+    """The normalisation by square roots, with a gradient of its own, in float32 at least."""
 
     def forward(self, x):
         return _Normalise.apply(x, self.window, self.alpha, self.beta, self.k)

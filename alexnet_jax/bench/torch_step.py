@@ -97,18 +97,17 @@ def _device() -> str:
 
 
 def compare(
-    run,
-    params: Mapping,
-    batch: Mapping,
-    ours: Mapping[str, Callable],
-    images: Mapping,
-    repeats: int,
+    run, params: Mapping, batch: Mapping, ours: Mapping[str, Callable], images: dict, repeats: int
 ) -> tuple[dict[str, list[float]], dict]:
     """Times our tasks ('step' and forward passes) in turn with PyTorch's best variants.
 
     Args:
+        run: the run, whose model, dtype, image scale and fields of `optim` PyTorch takes over.
+        params: the net's parameters, float32 arrays by layer and name.
+        batch: a training batch, as `data.train_batches` gives it.
         ours: a contender for each task.
         images: those of each forward task, float [N, S, S, 3].
+        repeats: turns that a median is taken over.
 
     Returns:
         Our times by task, and for each task and normalisation the best variant, its times, and

@@ -111,10 +111,12 @@ def open_data(
     """Opens both splits and checks all that can be checked before training.
 
     With the device backend this decodes the data set, unless an earlier run kept it in the cache
-    folder, and `progress(what, done, total)` is called meanwhile.
+    folder.
 
     Args:
+        spec: what to read and how.
         class_names: the classes in the order of the labels; the training split's own by default.
+        progress: called with (what, done, total) while the data set is prepared and decoded.
 
     Raises:
         UserError: the data aren't there, or aren't what `spec` says; of its kinds, OtherClasses if
@@ -140,6 +142,7 @@ def open_for_evaluation(
     """Returns the data set of a run that has ended, of which nothing is opened before it is used.
 
     Args:
+        spec: what to read and how.
         class_names: the run's classes, in the order of its labels.
         num_train: how many examples it was trained on, where that is known.
     """

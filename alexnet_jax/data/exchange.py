@@ -29,6 +29,8 @@ def exchanged(
             devices.
         ids: int32 [B], the square of each image; whole on each device.
         crops: int32 [B, 3], the (y, x, flipped) of each; whole on each device.
+        size: the side S of an image, in pixels.
+        mesh: the mesh that holds the squares and gets the images.
     """
     axes, devices = mesh.axis_names, mesh.size
     batch_size = len(ids)

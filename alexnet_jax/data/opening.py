@@ -119,7 +119,10 @@ def choose_backend(
     """Returns the backend that 'auto' stands for, and a line that says so, why, and what it takes.
 
     Args:
-        sources: those of the splits that are read.
+        spec: what to read and how.
+        resize_size: the side R of the squares, in pixels.
+        sources: the source of each split that is read; None where it isn't on this machine.
+        class_names: the classes in the order of the labels; None: the training split's own.
 
     Raises:
         UserError: none will do.

@@ -59,6 +59,8 @@ def in_order(
     what has is waited for.
 
     Args:
+        function: called with one item, in any of the threads.
+        items: read as far ahead as the threads go; it may be endless.
         num_threads: one for each core by default.
     """
     num_threads = num_threads or cores()

@@ -46,7 +46,8 @@ def take(operator: str, form: str | None, fast: Callable, plain: Callable, *oper
         form: "fast" or "plain"; None leaves it to the platform that the program is compiled for,
             which need not be the one that traces it. The gradient then saves what both forms need,
             of which the compiler drops what the platform doesn't use.
-        fast, plain: functions of arrays, with results of the same shapes and dtypes.
+        fast: the faster function of the operands.
+        plain: the plain one, whose results have the same shapes and dtypes.
         operands: arrays.
     """
     if form is None:

@@ -28,6 +28,9 @@ def convolution(x, kernel, stride: int, padding: tuple[int, int]):
     sixths of it), `kernel_gradient` two thirds or more [experiments/results/bench/layers.jsonl].
 
     Args:
+        x: float32 [B, H, W, I].
+        kernel: float32 [K, K, I, O].
+        stride: pixels between windows, on both axes.
         padding: (before, after) on both axes, each smaller than the kernel.
     """
     sides = zip(x.shape[1:3], kernel.shape[:2], strict=True)

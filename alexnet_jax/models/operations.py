@@ -80,9 +80,10 @@ class Operation:
 def operations(
     model, image_size: int | Sequence[int], platform: str | None = None
 ) -> tuple[Operation, ...]:
-    """Reads the table of `model`, an `AlexNet`, for images of one size.
+    """Reads the table of a net for images of one size.
 
     Args:
+        model: An `AlexNet`.
         image_size: The side of a square RGB image, or (height, width, channels).
         platform: Whose forms of the operators to take, "cuda" for example; None leaves it to the
             compiler (see forms.py).
@@ -114,11 +115,13 @@ def operations(
 
 
 def apply(op: Operation, maps: list, kernel=None, bias=None, *, parts: int) -> list:
-    """Applies an operation to arrays, in a scope of its name: so profiles and programs tell it.
+    """Applies an operation to arrays, in a scope of its name that profiles and programs show.
 
     Args:
+        op: The operation.
         maps: One array per tower, or one that all towers read: [B, H, W, C] or [B, features].
-        kernel, bias: As far as this device has them, on the last axis.
+        kernel: The part of its kernel that this device holds, of the last axis; None without.
+        bias: The part of its bias that this device holds; None without.
         parts: How many arrays to return, one per tower.
     """
     with jax.named_scope(op.name):

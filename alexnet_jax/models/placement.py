@@ -45,18 +45,20 @@ class Placement:
             raise UserError(f"layout {self.layout!r} over {self.shards} devices needs a mesh axis")
 
     def splits(self, layer: str, features: int) -> bool:
-        """Whether the parameters of `layer` (conv1 … fc8), which has `features` outputs over the
-        whole net, are split over the axis on their last dimension."""
+        """Tells whether the parameters of a layer are split over the axis on their last dimension.
+
+        `layer` is its name (conv1 … fc8), `features` the number of its outputs in the whole net.
+        """
         if self.shards == 1 or self.layout == "data" or features % self.shards:
             return False
         return self.layout == "towers" or layer.startswith("fc")
 
     def local_features(self, layer: str, features: int) -> int:
-        """How many of the layer's features this device computes."""
+        """Returns how many of the layer's features this device computes."""
         return features // self.shards if self.splits(layer, features) else features
 
     def local_towers(self, towers: int) -> int:
-        """How many of the net's towers this device holds."""
+        """Returns how many of the net's towers this device holds."""
         if self.layout != "towers" or self.shards == 1:
             return towers
         if towers != self.shards:
@@ -67,21 +69,23 @@ class Placement:
         return 1
 
     def join(self, maps: list) -> jnp.ndarray:
-        """The maps of all towers side by side, from those of this device: [B, H, W, C]."""
+        """Puts the maps of all towers side by side, from those of this device: [B, H, W, C]."""
         h = jnp.concatenate(maps, axis=-1) if len(maps) > 1 else maps[0]
         return self._gather(h, axis=-1) if self.layout == "towers" else h
 
     def enter_dense(self, h):
-        """[B, ...] → [B', ...]: the examples that the dense layers see here, in hybrid all those
-        of the axis in the order of its devices."""
+        """Returns the examples that the dense layers see on this device: [B, ...] → [B', ...].
+
+        In the hybrid layout they are those of the whole axis, in the order of its devices.
+        """
         return self._gather(h, axis=0) if self.layout == "hybrid" else h
 
     def gather_features(self, h, layer: str, features: int):
-        """[B, local features] → [B, features]."""
+        """Gathers a layer's features from all devices: [B, local features] → [B, features]."""
         return self._gather(h, axis=-1) if self.splits(layer, features) else h
 
     def own_slice(self, whole, layer: str, features: int):
-        """This device's block of an array over all the layer's features: [..., features]."""
+        """Cuts this device's block out of an array [..., features] of all the layer's features."""
         if not self.splits(layer, features):
             return whole
         size = features // self.shards

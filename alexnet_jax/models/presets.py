@@ -19,8 +19,11 @@ class Preset:
 
 
 def _table(maps, orders, *, std=0.01, hidden_std=0.01, padding=(0, 3), last_bias=0.0, pads=(2, 1)):
-    """Figure 2's five convolutions and three dense layers, with `maps` and the order in layers 1,
-    2 and 5; `std` is that of conv3, conv4 and conv5, `pads` the padding of conv2 and conv5."""
+    """Makes the table of Figure 2: five convolutions and three dense layers.
+
+    `maps` are those of the convolutions, `orders` the operations after layers 1, 2 and 5. `std` is
+    the deviation of the kernels of conv3, conv4 and conv5, `pads` the padding of conv2 and conv5.
+    """
     first, second, fifth = orders
     return (
         # 224 pixels give 55 because the last window hangs over by 3 [S: CHM layers-145.cfg].

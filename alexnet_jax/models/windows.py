@@ -11,7 +11,10 @@ def output_size(
     """Returns the length of the output along one axis; 0 or less if the window doesn't fit.
 
     Args:
-        padding: (before, after).
+        size: the length of the input along the axis, in pixels.
+        window: the window's length, in pixels.
+        stride: pixels between the beginnings of two windows.
+        padding: (before, after), in pixels.
         overhang: whether the last window may run past the border (cuda-convnet: 1 + ceil((in -
             window) / stride)); else it may not (floor).
     """

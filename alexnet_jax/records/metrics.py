@@ -75,15 +75,21 @@ class Writer:
             self._add(step, summary.image(tag, image, dataformats="HWC"))
 
     def text(self, tag: str, text: str) -> None:
-        """Shows Markdown `text` in TensorBoard. Texts are dropped on opening, because a resumed
-        run may have other ones to show: write them at each start."""
+        """Shows Markdown `text` in TensorBoard.
+
+        Texts are dropped on opening, because a resumed run may have other ones to show: write them
+        at each start.
+        """
         with writing(self._path):
             event = Event(wall_time=time.time(), summary=summary.text(tag, text))
             self._events.write(event.SerializeToString())
 
     def sync(self) -> None:
-        """Returns when all that was written is on the disk. Call it before a checkpoint is saved:
-        a run that resumes there then finds every earlier line."""
+        """Returns when all that was written is on the disk.
+
+        Call it before a checkpoint is saved: a run that resumes there then finds every earlier
+        line.
+        """
         with writing(self._path):
             self._lines.flush()
             os.fsync(self._lines.fileno())

@@ -1,5 +1,8 @@
-"""What TensorBoard shows of the net itself: how large its weights are and how far they move, and
-the kernels that see the image."""
+"""Computes what TensorBoard shows of the net itself.
+
+That is how large the kernels of each layer are, how far they move, and a picture of the kernels
+that see the image.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +34,7 @@ class Watch:
 
 
 def make_watch(model: AlexNet, layout: Layout) -> Watch:
-    """The functions for a net laid out so. All processes must call them."""
+    """Makes the functions for a net laid out by `layout`; all processes must call them."""
     whole = layout.replicated()
     first = model.layers[0].name
 
@@ -50,10 +53,11 @@ def make_watch(model: AlexNet, layout: Layout) -> Watch:
 
 
 def kernel_grid(kernels: np.ndarray, towers: int) -> np.ndarray:
-    """The kernels of the first layer as one image, a block of rows for each tower.
+    """Draws the kernels of the first layer as one image, a block of rows for each tower.
 
     Args:
         kernels: float [H, W, 3, K], the towers side by side on the last axis.
+        towers: the number of towers, 1 or 2.
 
     Returns:
         uint8 [Y, X, 3] on white. Grey is 0 and the largest weight of all is full colour, so that

@@ -83,11 +83,14 @@ def in_source(source: Source) -> list[Picture]:
 def run(
     net: Pretrained, pictures: Sequence[Picture], output: Callable, *, views: int = 1
 ) -> Iterator[tuple[Picture, str, np.ndarray]]:
-    """What the net makes of each picture, in order: (picture, its label, [views, ...]).
+    """Runs the net on each picture, in order, and yields (picture, its label, array [views, ...]).
 
     A picture that cannot be decoded is left out, with a line on stderr that says why.
 
     Args:
+        net: the net with its preprocessing.
+        pictures: what `find` or `in_source` gives.
+        views: views of each picture: 1, 9 or 10.
         output: (logits [N, classes], activations by name) -> array [N, ...], compiled with the net.
             All batches have one shape, the last one filled up, so that it is compiled once.
     """

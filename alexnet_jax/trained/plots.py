@@ -16,8 +16,14 @@ INK, OTHER, RIGHT = "#222222", "#5a7fb5", "#d1495b"  # text, bars, the bar of th
 
 @dataclass(frozen=True)
 class Prediction:
-    """A picture's name and uint8 [H, W, 3]; (class name, probability) of its bars; the name of the
-    right class."""
+    """A picture with the classes that the net finds likeliest.
+
+    Attributes:
+        title: the picture's name.
+        image: uint8 [H, W, 3].
+        bars: (class name, probability) of each.
+        right: the name of the right class; None where it isn't known.
+    """
 
     title: str
     image: np.ndarray

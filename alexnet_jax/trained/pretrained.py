@@ -59,9 +59,10 @@ def load(path: str | Path) -> Pretrained:
 
 
 def open_pretrained(path: str | Path, step: int | None = None) -> Pretrained:
-    """The net of a run's directory, or of an import: its directory, or a file in it.
+    """Opens the net of a run or of an import.
 
     Args:
+        path: a run's directory, or the directory of an import or a file in it.
         step: the checkpoint of the run; the best one if not given.
 
     Raises:
@@ -118,7 +119,10 @@ def write_weights(file: Path, net: Pretrained, name: str, fields: dict, source: 
     Each appears whole or not at all, and the second refers to the first by its digest.
 
     Args:
-        name, fields: what `models.create` made the model from.
+        file: the .safetensors to write.
+        net: the net: its parameters, preprocessing and class names.
+        name: the preset that `models.create` made the model from.
+        fields: the fields that it replaced in the preset.
         source: where the weights are from, for the .json.
 
     Raises:

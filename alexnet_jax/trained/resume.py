@@ -21,7 +21,9 @@ def open_data(config: Config, workdir: Path, progress: data.Progress) -> data.Da
     """Opens the data of `config`, with the classes in the order of the run in `workdir`, if any.
 
     Args:
-        progress: see `assemble`.
+        config: the configuration of the run that starts or goes on.
+        workdir: the run's directory; it may be missing.
+        progress: called with (what, done, total) by what may take long.
 
     Raises:
         UserError: see `data.open_data`; the data have classes that the run hasn't.

@@ -1,5 +1,7 @@
-"""Caffe's AlexNet and CaffeNet, from a .caffemodel: the weights, and each number that the file
-gives of its layers, which is used, or must be what ours has."""
+"""Reads Caffe's AlexNet and CaffeNet from a .caffemodel.
+
+Each number that the file gives of a layer is either used or must be the one that ours has.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -243,8 +243,11 @@ class _Net:
 
 
 def _kernel(layer: Mapping, i: int, matrix: np.ndarray, before: Sequence[Layer], towers: int):
-    """The matrix for its i-th input as [kh, kw, inputs, maps], untied [oh, ow, kh, kw, inputs,
-    maps], dense [inputs, units], or dense over maps [1, y, x, C, units]."""
+    """Returns the matrix for the layer's i-th input in the shape of our kernels.
+
+    That is [kh, kw, inputs, maps]; of an untied layer [oh, ow, kh, kw, inputs, maps]; of a dense
+    one [inputs, units], or over maps [1, y, x, C, units].
+    """
     filters = matrix.shape[1]
     if layer["type"] == "fc":
         if not before or before[-1].kernel.ndim == 2:
@@ -281,8 +284,11 @@ def _geometry(towers: Sequence[Mapping]) -> dict:
 
 
 def _padding(conv: Mapping) -> tuple[int, int]:
-    """Zeros before and after: saved negative, and at the end as far as the last window hangs over
-    (1 + ceil((image + 2 padding - filter) / stride) windows)."""
+    """Returns the number of zeros before and after.
+
+    The file has the padding as a negative number. At the end there are as many zeros as the last
+    window hangs over, of 1 + ceil((image + 2 padding - filter) / stride) windows.
+    """
     padding, size = abs(conv["padding"][0]), conv["imgSize"][0]
     window, stride = conv["filterSize"][0], conv["stride"][0]
     covered = (conv["modulesX"] - 1) * stride + window

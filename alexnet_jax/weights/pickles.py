@@ -122,10 +122,13 @@ class _Unpickler(pickle._Unpickler):
 
 
 def load(data: bytes, stand_ins: Mapping | None = None, persistent_load=None):
-    """The object in a pickle of Python 2 or 3.
+    """Reads the object in a pickle of Python 2 or 3.
 
     Args:
+        data: the pickle's bytes.
         stand_ins: {(module, name): callable} beside those of this module.
+        persistent_load: called with each reference to data outside of the pickle, and returns what
+            it means; without it such a reference is an error.
 
     Raises:
         ValueError: the data are damaged or no pickle; the message says what is wrong.
