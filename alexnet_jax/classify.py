@@ -57,7 +57,8 @@ def answer(
     """Classifies `files` with the net at `path` and prints; returns the exit status.
 
     Raises:
-        UserError: see `pictures.find`, `open_pretrained` and `class_names`; no top or views such.
+        UserError: see `pictures.find`, `open_pretrained` and `class_names`; or `top` is below 1, or
+            `views` none of those offered.
     """
     if top < 1:
         raise UserError(f"--top={top}: must be at least 1")

@@ -263,8 +263,8 @@ def init_plateau() -> PlateauState:
 def update_plateau(state: PlateauState, error: float, spec: OptimSpec) -> PlateauState:
     """The state after one more evaluation with this validation error (percent), on the host.
 
-    The rate drops when `patience_epochs` evaluations on end have not bettered the best error by
-    more than `min_delta`; a NaN betters nothing.
+    The rate drops when `patience_epochs` evaluations on end have not improved on the best error by
+    more than `min_delta`; a NaN improves nothing.
     """
     best, evaluations, drops, _ = state
     error, evaluations, drops = np.float32(error), int(evaluations) + 1, int(drops)

@@ -75,7 +75,7 @@ def layer_flops(model: AlexNet, image_size: int) -> dict[str, int]:
 
 
 def step_flops(model: AlexNet, image_size: int, batch_size: int) -> int:
-    """Counts those of a training step: thrice the forward ones, less the images' gradient."""
+    """Counts those of a training step: three times the forward ones, less the images' gradient."""
     forward = list(layer_flops(model, image_size).values())
     return batch_size * (3 * sum(forward) - forward[0])
 

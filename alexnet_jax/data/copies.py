@@ -90,6 +90,10 @@ def find(
     """Opens the copy of a split that lies in `folder`, or is it.
 
     Args:
+        folder: the folder of a copy, or one that holds copies.
+        name: the data set's name.
+        split: the split's expression, such as `train[:90%]`.
+        resize_size: the side R of the squares, in pixels.
         source: what the copy has to be of; None where the data set itself isn't on this machine:
             then a copy of that name stands for it.
         class_names: the classes in the order of the labels; the copy's own by default.

@@ -122,7 +122,7 @@ def choose_backend(
         spec: what to read and how.
         resize_size: the side R of the squares, in pixels.
         sources: the source of each split that is read; None where it isn't on this machine.
-        class_names: the classes in the order of the labels; None: the training split's own.
+        class_names: the classes in the order of the labels; None: the split's own.
 
     Raises:
         UserError: none will do.
