@@ -1,9 +1,9 @@
-"""The README's table of speeds: targets beside what the newest records reached.
+"""The table of speeds in docs/speed.md: targets beside what the newest records reached.
 
     python -m experiments.bench_table
 
 prints it as Markdown from experiments/results/bench/*.jsonl, which `python -m alexnet_jax.bench
-MODE … --record` appends to; `python -m experiments.tables --write` puts it into the README. A row
+MODE … --record` appends to; `python -m experiments.tables --write` puts it there. A row
 takes the newest record of its configuration and overrides.
 """
 

@@ -3,8 +3,8 @@
     python -m experiments.tables [NAME …] [--write | --check]
 
 Prints the tables of the named sweeps, by default of all that have records. --write keeps each
-beside its records, as experiments/results/NAME/table.md, .csv and .tex, and fills the README's
-blocks
+beside its records, as experiments/results/NAME/table.md, .csv and .tex, and fills the blocks of
+README.md and docs/*.md
 
     <!-- table: NAME -->
     <!-- end -->
@@ -29,6 +29,7 @@ from experiments import bench_table, findings, ledger, pages, record
 from experiments.definition import ROOT, Sweep, studies
 from experiments.tabulate import grid, markdown, rows
 
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"<!-- table: (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
@@ -70,7 +71,7 @@ def _same_anywhere(value):
 
 
 def block(name: str) -> str:
-    """What stands in the README's block of that name."""
+    """What stands in a page's block of that name."""
     if name == "ledger":
         return markdown(ledger.grid(short=True), numbers=False)
     if name == "speed":
@@ -108,7 +109,7 @@ def main(names: list[str]) -> int:
         choose(name, known, "table")
         if not record.read_records(name):
             raise UserError(f"no records of '{name}': run experiments/sweeps/{name}.py")
-    readme, kept = Path(flags.FLAGS.readme), {}
+    kept = {}
     for name, sweep in known.items():
         if names and name not in names:
             continue
@@ -118,18 +119,20 @@ def main(names: list[str]) -> int:
                 print(f"{name}: {sweep.about.splitlines()[0]}\n\n{markdown(grid(sweep, lines))}")
     if flags.FLAGS.check:
         wrong = [str(path) for path, text in kept.items() if not pages.is_current(path, text)]
-        wrong += [f"{readme}, table '{name}'," for name in differing(readme.read_text())]
+        wrong += [
+            f"{page}, table '{name}'," for page in PAGES for name in differing(page.read_text())
+        ]
         for name in wrong:
             say(f"{name} differs from the records; --write renews it")
         return 1 if wrong else 0
     if flags.FLAGS.write:
         for path, text in kept.items():
             path.write_text(text)
-        readme.write_text(filled(readme.read_text()))
+        for page in PAGES:
+            page.write_text(filled(page.read_text()))
     return 0
 
 
 if __name__ == "__main__":
-    pages.define_flags("the tables beside the records and in the README")
-    flags.DEFINE_string("readme", str(ROOT / "README.md"), "The file with the blocks.")
+    pages.define_flags("the tables beside the records, in the README and in docs")
     cli.run(main, takes_files=True)

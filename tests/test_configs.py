@@ -28,7 +28,7 @@ from alexnet_jax.config import (
 )
 from alexnet_jax.configs import base
 from alexnet_jax.errors import UserError
-from tests.tiny import ROOT
+from tests.tiny import PAGES, ROOT
 
 PARAMETERS = {
     "imagenet2012": 60_965_224,
@@ -159,7 +159,7 @@ def test_a_run_is_compared_with_all_that_it_was_started_with(trained):
         check_same_run(override(config, {"data.scale": 1.0}), trained.workdir)
 
 
-def test_readme_names_every_configuration():
-    text = (ROOT / "README.md").read_text()
+def test_pages_name_every_configuration():
+    text = "".join(page.read_text() for page in PAGES)
     for name in shipped():
         assert name in text, name

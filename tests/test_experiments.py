@@ -168,7 +168,7 @@ def test_what_is_not_reached_has_no_mean():
     assert tabulate.spread([2.0, None], "epochs_to_25") == "reached by 1 of 2"
 
 
-def test_the_readme_check_sees_a_changed_number(results):
+def test_the_pages_check_sees_a_changed_number(results):
     record.write_records("lrn", LRN)
     text = "a\n\n<!-- table: lrn -->\n<!-- end -->\nb <!-- table: ledger -->\n<!-- end -->\n"
     assert tables.differing(text) == ["lrn", "ledger"]
@@ -285,7 +285,11 @@ def test_every_claim_of_a_sweep_has_its_row_and_its_primary_finding():
 
 
 def test_the_projects_own_tables_are_those_of_its_records():
-    assert tables.differing((tiny.ROOT / "README.md").read_text()) == []
+    texts = [page.read_text() for page in tables.PAGES]
+    assert [name for text in texts for name in tables.differing(text)] == []
+    # A table that got lost in a move would go unnoticed.
+    blocks = {match[1] for text in texts for match in tables.BLOCK.finditer(text)}
+    assert blocks == {"ledger", "speed"}
     assert ledger.PATH.read_text() == ledger.text()
     assert scale.PAGE.read_text() == scale.page()
     for name, sweep in definition.studies().items():

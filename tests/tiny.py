@@ -12,6 +12,7 @@ import skimage
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))  # what users read
 PHOTOGRAPHS = ("astronaut.png", "coffee.png", "gravel.png", "rocket.jpg")
 SIDE = 36
 

@@ -5,7 +5,7 @@
 Reproduces Table 2, "1 CNN": top-1 40.7%, top-5 18.2% on the validation set, from ten views. Logged
 are 40.66 and 18.21 (layer-params-145.cfg:182, which doesn't say from how many views). Sources:
 computerhistory/AlexNet-Source-Code, layers/layers-145.cfg, layers/layer-params-145*.cfg,
-convdata.py. Where it differs from the paper's text: see the README.
+convdata.py. Where it differs from the paper's text: see docs/paper.md.
 """
 
 from alexnet_jax.configs import base
