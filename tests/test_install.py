@@ -16,8 +16,9 @@ from alexnet_jax.config import flatten, load_config, shipped
 from tests.tiny import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# Needed by TFDS's imagenette builder; looked for by its files; TensorFlow on a Mac.
-NOT_IMPORTED = {"importlib-resources", "scikit-image", "tensorflow"}
+# tensorboardX takes the first where it is; TFDS's imagenette builder needs the second; the third is
+# looked for by its files; the last is TensorFlow on a Mac.
+NOT_IMPORTED = {"crc32c", "importlib-resources", "scikit-image", "tensorflow"}
 BROUGHT = {"jaxlib", "etils", "array-record"}  # by JAX and by TFDS
 EXTRAS = {"torch"}
 
