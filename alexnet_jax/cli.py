@@ -49,7 +49,12 @@ class _PathParser(flags.ArgumentParser):
 
     syntactic_help = "a path"
 
+    def __init__(self, name: str):
+        self.name = name
+
     def parse(self, argument: str) -> str:
+        if not argument:
+            raise UserError(f"--{self.name} is empty: is a variable of the shell not set?")
         return str(local_path(argument))
 
     def flag_type(self) -> str:
@@ -61,7 +66,7 @@ def define_path(
 ) -> flags.FlagHolder:
     """Defines a flag that names a file or a folder on this machine's file systems."""
     serializer = flags.ArgumentSerializer()
-    return flags.DEFINE(_PathParser(), name, default, help_, values, serializer=serializer)
+    return flags.DEFINE(_PathParser(name), name, default, help_, values, serializer=serializer)
 
 
 def run(

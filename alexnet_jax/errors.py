@@ -46,10 +46,12 @@ def local_path(path: str | os.PathLike) -> Path:
     """A path of this machine's file systems, its leading ~ expanded.
 
     Raises:
-        UserError: it is the address of something elsewhere, such as gs://BUCKET/FILE; or there is
-            no such user.
+        UserError: it is empty; it is the address of something elsewhere, such as gs://BUCKET/FILE;
+            or there is no such user.
     """
     text = os.fspath(path)
+    if not text:  # which pathlib would take for the current folder
+        raise UserError("a path is empty: is a variable of the shell not set?")
     if address := _URL.match(text):
         scheme = address[0].rstrip(":/")
         raise UserError(

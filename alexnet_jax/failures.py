@@ -15,6 +15,8 @@ def explain(error: Exception) -> str | None:
     on_device = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     if on_device or isinstance(error, MemoryError):
         return out_of_memory(str(error))
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"'{error.filename}' cannot be used: {error.strerror}; give another path"
     return missing_platform()
 
 

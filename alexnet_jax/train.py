@@ -55,6 +55,8 @@ def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         with console.counter(enabled=first) as progress, distributed.together():
+            if first:
+                lock.check(workdir)
             opened = resume.open_data(config, workdir, progress)
             run = assemble(config, opened, progress=progress)
             if first:
@@ -74,7 +76,7 @@ def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None
         saved = checkpoint.open_checkpoints(workdir, keep=config.keep_checkpoints)
         state, history = _restore_or_start(run, saved, workdir)
         if distributed.any_process(
-            first and result.has_ended(workdir, run.total_steps, int(state.step))
+            first and int(state.step) == run.total_steps == result.final_step(workdir)
         ):
             _say(f"the run has ended: {workdir / 'result.json'} stays as it is")
             return 0

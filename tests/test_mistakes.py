@@ -53,6 +53,9 @@ CASES = {
         "ILSVRC2012_img_train.tar",
     ),
     "a configuration with an error in it": (["--config=FOLDER/broken.py"], "ZeroDivisionError"),
+    "an empty work directory": (["--workdir="], "--workdir is empty"),
+    "a name too long": (["--workdir=" + "n" * 300], "cannot be used: File name too long"),
+    "a file for a work directory": (["--workdir=FOLDER/tiny.py/run"], "tiny.py is no folder"),
     "evaluation where no run is": ([EVALUATE], "no run in"),
 }
 

@@ -158,6 +158,12 @@ def test_a_finished_run_started_again_stays_as_it_is(config_file, whole_run, tmp
     with pytest.raises(UserError, match="has made 15 steps, and was asked to end after 10: raise"):
         train(load(config_file, num_epochs=2), tmp_path / "run")
     assert contents(tmp_path / "run") == before
+    # Nor is it made anew, and overwritten, where its checkpoints were removed.
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "checkpoints")
+    before = contents(tmp_path / "run")
+    with pytest.raises(UserError, match="holds the result of a run and no checkpoint"):
+        train(load(config_file), tmp_path / "run")
+    assert contents(tmp_path / "run") == before
 
 
 def test_a_short_run_says_what_it_does_not_reach_and_a_longer_one_what_changes(

@@ -554,7 +554,10 @@ def _split_folder(root: Path, split: str) -> Path:
         found_text = f"what look like classes in it: {some(found)}"
     else:
         found_text = f"the folders {some(found)}"
-    raise UserError(f"image folder {root} has no split {split!r} but {found_text}; {_LAYOUT}")
+    raise UserError(
+        f"image folder {root} has no split {split!r} but {found_text}; {_LAYOUT}, and"
+        " data.train_split and data.eval_split name the splits"
+    )
 
 
 def _digest(parts: Iterable[Any]) -> str:

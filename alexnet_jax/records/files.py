@@ -56,6 +56,15 @@ def sync(path: str | Path) -> None:
         os.close(descriptor)
 
 
+def obstacle(folder: Path) -> str:
+    """Returns why a folder can be neither made nor written, as far as is seen; else ''."""
+    path = folder.absolute()
+    there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        return f"{there} is no folder"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} is not writable"
+
+
 def write_json(path: str | Path, obj) -> None:
     """Writes `obj` to `path`, indented; infinities and NaN become null.
 

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 
 from alexnet_jax.errors import UserError, check_utf8
+from alexnet_jax.records import files
 
 NAME = "lock"
 
@@ -34,6 +35,18 @@ class Lock:
 
     def __exit__(self, *exception: object) -> None:
         self.release()
+
+
+def check(workdir: str | os.PathLike) -> None:
+    """Refuses a work directory that cannot be made or written, before anything else takes time.
+
+    Raises:
+      UserError: so it is; nothing is made.
+    """
+    if reason := files.obstacle(Path(workdir)):
+        raise UserError(
+            f"cannot write to the work directory {workdir}: {reason}; choose another --workdir"
+        )
 
 
 def acquire(workdir: str | os.PathLike) -> Lock:

@@ -10,19 +10,12 @@ from alexnet_jax.records import files, restore
 NAME = "result.json"
 
 
-def has_ended(workdir: Path, total_steps: int, step: int) -> bool:
-    """Tells whether `workdir` holds the result of a run of `total_steps`, which are all made.
-
-    Args:
-        workdir: the run's directory.
-        total_steps: steps that were asked for.
-        step: steps that were made.
-    """
+def final_step(workdir: Path) -> int | None:
+    """Returns the last step of the run that has ended in `workdir`; None where none has."""
     try:
-        final = json.loads((workdir / NAME).read_text())["final"]["step"]
+        return json.loads((workdir / NAME).read_text())["final"]["step"]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return step == total_steps == final
+        return None
 
 
 def write(run: Run, workdir: Path, history: dict, measured: dict, produced: dict) -> None:
