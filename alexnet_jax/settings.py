@@ -6,11 +6,13 @@ A program that imports the package keeps its own settings: only commands call th
 import contextlib
 import ctypes
 import os
+import sys
 
 import jax
 from absl import flags, logging
 
 from alexnet_jax.data import cache
+from alexnet_jax.records import files
 
 
 def set_up_command() -> None:
@@ -21,7 +23,10 @@ def set_up_command() -> None:
     if not flags.FLAGS["verbosity"].present:  # Orbax turns its own progress messages on
         logging.set_verbosity(logging.WARNING)
     # A second start loads what the first compiled, from the user's cache folder.
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    if reason := files.obstacle(cache.folder()):
+        advice = "set ALEXNET_JAX_CACHE to a folder that can be written"
+        print(f"warning: nothing is kept for the next start: {reason}; {advice}", file=sys.stderr)
+    elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     _keep_memory()

@@ -20,6 +20,16 @@ time.sleep(600)
 """
 
 
+def test_a_folder_that_cannot_be_made_is_known_beforehand(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    lock.check(tmp_path / "new" / "deeper")
+    assert not (tmp_path / "new").exists()
+    for name in ("file", "file/run", "dangling"):
+        with pytest.raises(UserError, match=f"{name.split('/')[0]} is no folder"):
+            lock.check(tmp_path / name)
+
+
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds the lock of tmp_path / "run"."""
