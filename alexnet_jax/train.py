@@ -55,8 +55,7 @@ def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         with console.counter(enabled=first) as progress, distributed.together():
-            if first:
-                lock.check(workdir)
+            lock.check(workdir)
             opened = resume.open_data(config, workdir, progress)
             run = assemble(config, opened, progress=progress)
             if first:
@@ -276,8 +275,7 @@ def _mean(sums: dict) -> dict[str, float]:
 def _evaluate(session: Session, state: TrainState, step: int, history: dict):
     """Evaluates, records it, and lets the plateau schedule act on the error at an epoch's end."""
     run = session.run
-    first = jax.process_index() == 0
-    with console.counter(enabled=first, at_once=False) as progress:
+    with console.counter(enabled=jax.process_index() == 0, at_once=False) as progress:
         found = evaluate(run, state.params, progress=progress)
     epoch = step / run.steps_per_epoch
     with _save_errors(run.config):

@@ -13,7 +13,7 @@ import optax
 
 from alexnet_jax.assemble import Run
 from alexnet_jax.errors import UserError
-from alexnet_jax.records import checkpoint
+from alexnet_jax.records import checkpoint, result
 from alexnet_jax.step import TrainState
 
 
@@ -52,11 +52,17 @@ def restore_latest(
         None where nothing was ever saved.
 
     Raises:
-        UserError: see `checkpoint.verify`; the run has made more steps than were asked for.
+        UserError: see `checkpoint.verify`; the run has made more steps than were asked for, or has
+            ended and its checkpoints are gone.
     """
     abstract = run.abstract_state()
     restored = checkpoint.restore_latest(saved, abstract.params, to_saved(abstract), log)
     if restored is None:
+        if result.final_step(workdir) is not None:
+            raise UserError(
+                f"'{workdir}' holds the result of a run and no checkpoint of it: choose another "
+                "--workdir, or move its result.json away to train anew"
+            )
         return None
     params, rest, meta = restored
     step = meta["step"]
