@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 
 import numpy as np
 import pytest
@@ -214,11 +213,6 @@ def test_imagenets_names_stand_in_the_order_of_tfds():
     }
     assert names.english(tuple(imagenette)) == tuple(imagenette.values())
     assert names.english(("cat", "n01440764")) == ("cat", "tench")
-
-
-def test_the_names_are_part_of_the_package():
-    setuptools = tomllib.loads((tiny.ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert "imagenet_classes.txt" in setuptools["package-data"]["alexnet_jax.trained"]
 
 
 def test_matplotlib_is_only_loaded_to_draw():
