@@ -28,7 +28,7 @@ LISTED = 20  # lines of each list on the screen; --json has them all
 
 
 def check_data(config: Config, progress: Callable[[str, int, int], None]) -> dict:
-    """What both splits of `config.data` hold.
+    """Reads what both splits of `config.data` hold.
 
     Returns:
         'splits': {split: {'examples': count, 'classes': {class: count}, 'left_out': [line]}}, where

@@ -36,7 +36,7 @@ class Answer:
 def classify(
     net: Pretrained, chosen: Sequence[pictures.Picture], *, top: int = 5, views: int = 1
 ) -> Iterator[Answer]:
-    """The `top` likeliest classes of each picture that can be read, the likeliest first."""
+    """Yields the `top` likeliest classes of each readable picture, the likeliest first."""
     rows = pictures.run(net, chosen, lambda logits, _: jax.nn.softmax(logits), views=views)
     for picture, label, probabilities in rows:
         mean = probabilities.mean(axis=0, dtype=np.float64)

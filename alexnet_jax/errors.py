@@ -25,7 +25,7 @@ def nearest(word: str, known: Iterable) -> str:
 
 
 def choose(value: str, known: Iterable[str], field: str) -> str:
-    """`value` if it is one of the known ones; else a UserError that names the nearest."""
+    """Returns `value` if it is a known one; else raises a UserError that names the nearest."""
     if value not in known:
         raise UserError(f"{field} '{value}' is unknown: {nearest(str(value), known)}")
     return value

@@ -213,7 +213,7 @@ def _divisor(batch_size: int) -> int:
 
 
 def named_runs(text: str) -> list[Path]:
-    """The work directories in a list with commas; a directory's name may have commas itself.
+    """Splits a list of work directories at its commas; a directory's name may have commas itself.
 
     Raises:
         UserError: none is named, or one is not on a local file system.

@@ -189,7 +189,7 @@ def _write(out: Path, data: bytes) -> None:
 
 
 def picture_line(recipe: Recipe) -> str:
-    """What the function that does the preprocessing is given."""
+    """Says what the function that does the preprocessing is given."""
     size = recipe.resize_size
     return (
         f"input: uint8 [N, {size}, {size}, 3], RGB: each picture's central square, its shorter "
@@ -198,7 +198,7 @@ def picture_line(recipe: Recipe) -> str:
 
 
 def input_line(recipe: Recipe) -> str:
-    """How the net's input is made, for who has the exported file alone."""
+    """Says how the net's input is made, for who has the exported file alone."""
     size, mean = recipe.image_size, "the mean image"
     if recipe.mean.ndim == 1:
         mean = ", ".join(f"{x:g}" for x in recipe.mean)

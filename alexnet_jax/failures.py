@@ -21,7 +21,7 @@ def explain(error: Exception) -> str | None:
 
 
 def out_of_memory(message: str) -> str:
-    """The line for an allocation that failed, on a device or on the host."""
+    """Returns the line for an allocation that failed, on a device or on the host."""
     asked = _SIZE.search(message)
     size = f" for {_readable(asked[1])}" if asked else ""
     if "config" in flags.FLAGS:
@@ -35,7 +35,7 @@ def out_of_memory(message: str) -> str:
 
 
 def missing_platform() -> str | None:
-    """The line for a JAX_PLATFORMS that names what this machine lacks, or None."""
+    """Returns the line for a JAX_PLATFORMS that names what this machine lacks, or None."""
     asked = jax.config.jax_platforms
     if not asked:
         return None

@@ -39,7 +39,7 @@ class Features:
 
 
 def features(net: Pretrained, chosen: Sequence[pictures.Picture], *, layer: str) -> Features:
-    """The activations of `layer` of each picture that can be read, from its central view.
+    """Computes the activations of `layer` for each picture that can be read, from its central view.
 
     Raises:
         UserError: the net has no such layer; the line names the nearest.
@@ -56,7 +56,7 @@ def features(net: Pretrained, chosen: Sequence[pictures.Picture], *, layer: str)
 
 
 def layer_names(net: Pretrained) -> list[str]:
-    """The names of the net's activations, in its order."""
+    """Returns the names of the net's activations, in its order."""
     size = net.recipe.image_size
     return [name for name, *_ in console.layer_rows(net.model, (size, size, 3))]
 

@@ -256,7 +256,7 @@ def _plateau_state(best_error, evaluations, drops, scale) -> PlateauState:
 
 
 def init_plateau() -> PlateauState:
-    """The state before any evaluation."""
+    """Returns the state before any evaluation."""
     return _plateau_state(np.inf, 0, 0, 1.0)
 
 

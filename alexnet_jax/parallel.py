@@ -80,9 +80,9 @@ class Layout:
         }
 
     def state_shardings(self, state):
-        """A sharding for each leaf of a training state.
+        """Returns a sharding for each array of a training state.
 
-        A leaf that belongs to a parameter (its own or its velocity) is found by the end of its
+        An array that belongs to a parameter (its own or its velocity) is found by the end of its
         path, ('conv1', 'kernel'), and lies as the parameter does; all else is replicated.
         """
 

@@ -44,14 +44,14 @@ class TrainState:
 
 
 def zero_sums() -> dict:
-    """Sums of training metrics with nothing added yet."""
+    """Returns the sums of training metrics with nothing added yet."""
     return {name: jnp.zeros((), jnp.float32) for name in SUMS}
 
 
 def init_state(
     model: nn.Module, tx: optax.GradientTransformation, seed: int, image_size: int
 ) -> TrainState:
-    """A fresh state; the same for a seed on any mesh."""
+    """Makes a fresh state, which is the same for a seed on any mesh."""
     init_key, key = jax.random.split(jax.random.key(seed))
     images = jnp.zeros((1, image_size, image_size, 3))
     params = model.init(init_key, images)["params"]
@@ -68,7 +68,7 @@ def init_state(
 
 
 def classification_sums(logits, labels, mask) -> dict:
-    """Sums over a batch; padding (mask 0) counts nothing.
+    """Adds up loss and right answers over a batch; padding (mask 0) counts nothing.
 
     Args:
         logits: float [B, classes].

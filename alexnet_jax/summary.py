@@ -23,7 +23,7 @@ CLASSES = {"imagenet2012": 1000, "imagenette": 10, "cifar10": 10, "cifar10_jpeg"
 
 
 def num_classes(config: Config) -> int:
-    """How many classes the configuration's net has.
+    """Returns how many classes the configuration's net has.
 
     Raises:
         UserError: it doesn't say, and the data set is neither well known nor here.

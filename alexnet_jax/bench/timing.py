@@ -21,7 +21,7 @@ CALLS_AHEAD = 16  # so that waiting is no part of the time of a small program
 def take_turns(
     contenders: Mapping[str, Callable[[int], None]], repeats: int, seconds: float | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of one call of each contender, `repeats` samples of each, taken in turn.
+    """Times one call of each contender, `repeats` samples of each, taken in turn.
 
     A contender runs n times and returns when all are done. A sample takes about `seconds` or more.
     """
@@ -42,14 +42,14 @@ def take_turns(
 
 
 def elapsed(run: Callable[[int], None], count: int) -> float:
-    """Seconds that `count` calls take."""
+    """Returns the seconds that `count` calls take."""
     start = time.perf_counter()
     run(count)
     return time.perf_counter() - start
 
 
 def repeated(function: Callable, *args) -> Callable[[int], None]:
-    """A contender that calls a compiled function with the same arguments."""
+    """Makes a contender that calls a compiled function with the same arguments."""
 
     def run(count):
         ahead = Ahead(CALLS_AHEAD)
@@ -61,7 +61,7 @@ def repeated(function: Callable, *args) -> Callable[[int], None]:
 
 
 def ratio(theirs: list[float], ours: list[float]) -> float:
-    """How many times as fast ours is: the median over the turns."""
+    """Returns how many times as fast ours is: the median over the turns."""
     return statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
 
 
@@ -72,7 +72,7 @@ def ratios(theirs: list[float], ours: list[float]) -> dict:
 
 
 def spread(times: list[float], prefix: str = "") -> dict:
-    """Median, least and greatest of times in seconds."""
+    """Returns the median, least and greatest of times in seconds."""
     values = {"": statistics.median(times), "_min": min(times), "_max": max(times)}
     return {f"{prefix}seconds{suffix}": value for suffix, value in values.items()}
 

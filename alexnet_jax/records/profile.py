@@ -11,7 +11,7 @@ from alexnet_jax.errors import UserError
 
 
 def parse(text: str | None) -> tuple[int, int] | None:
-    """The first and the last step that `--profile=FIRST:LAST` names, counted from 1.
+    """Returns the first and the last step that `--profile=FIRST:LAST` names, counted from 1.
 
     Raises:
         UserError: that isn't what `text` says.

@@ -25,12 +25,12 @@ def imagenet() -> dict[str, str]:
 
 
 def english(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The names with WordNet ids of ImageNet put into English; all others stay."""
+    """Puts the names that are WordNet ids of ImageNet into English; all others stay."""
     return tuple(imagenet().get(name, name) for name in class_names)
 
 
 def read_names(path: str | Path, count: int) -> tuple[str, ...]:
-    """The names in a text file, a line each, in the order of the net's outputs.
+    """Reads the names in a text file, a line each, in the order of the net's outputs.
 
     UTF-8, or UTF-16 with a byte order mark, with any system's line ends; empty lines don't count.
 

@@ -31,7 +31,7 @@ def add(matrix: jax.Array, log_probs: jax.Array, labels: jax.Array, mask: jax.Ar
 
 
 def errors(matrix: np.ndarray) -> np.ndarray:
-    """Top-1 error in percent of each class, float [classes]; NaN without examples."""
+    """Returns the top-1 error in percent of each class, float [classes]; NaN without examples."""
     counts = matrix.sum(axis=1)
     return np.where(counts, 100 * (1 - np.diag(matrix) / np.maximum(counts, 1)), np.nan)
 
@@ -71,5 +71,5 @@ def write(stem: Path, matrix: np.ndarray, names: Sequence[str], title: str) -> t
 
 
 def empty(outputs: int) -> jax.Array:
-    """A matrix with nothing counted yet."""
+    """Makes a matrix with nothing counted yet."""
     return jnp.zeros((outputs, outputs), jnp.int32)

@@ -39,13 +39,13 @@ class Picture:
 
 
 def define_flags() -> None:
-    """--workdir and --weights, one of which names the net."""
+    """Defines --workdir and --weights, one of which names the net."""
     cli.define_path("workdir", None, "The run whose best checkpoint is used.")
     cli.define_path("weights", None, "What import_weights wrote: its folder, or a file in it.")
 
 
 def net_path() -> str:
-    """What the flags of `define_flags` name.
+    """Returns what the flags of `define_flags` name.
 
     Raises:
         UserError: neither is given, or both.
@@ -57,7 +57,7 @@ def net_path() -> str:
 
 
 def find(names: Sequence[str]) -> list[Picture]:
-    """The files named, and those with an image's suffix in the folders named and in theirs.
+    """Finds the files named, and those with an image's suffix in the folders named and in theirs.
 
     Linked folders are followed. Other files in them are left out, with a line on stderr.
 
@@ -70,7 +70,7 @@ def find(names: Sequence[str]) -> list[Picture]:
 
 
 def in_source(source: Source) -> list[Picture]:
-    """The examples of a data set's split, in order."""
+    """Lists the examples of a data set's split, in order."""
 
     def read(i: int) -> tuple[bytes, str]:
         encoded, label = source.read(i)
@@ -125,7 +125,7 @@ def run(
 
 
 def thumbnail(picture: Picture, size: int = 160) -> np.ndarray:
-    """The picture's central square, uint8 [size, size, 3], for a plot."""
+    """Returns the picture's central square, uint8 [size, size, 3], for a plot."""
     return decode.square(picture.read()[0], size)
 
 

@@ -29,7 +29,7 @@ _DAMAGED = (DecodeError, ValueError, TypeError, IndexError, OverflowError)
 
 
 def read(path: Path) -> Found:
-    """The net in a .caffemodel, its first kernel turned from BGR to RGB.
+    """Reads the net in a .caffemodel, its first kernel turned from BGR to RGB.
 
     Raises:
         UserError: the file is no such file, damaged, of before 2014, or gives its layers what none
@@ -46,7 +46,7 @@ def read(path: Path) -> Found:
 
 
 def read_mean(path: Path) -> np.ndarray:
-    """The mean image in a .binaryproto (a BlobProto), float32 RGB [R, R, 3].
+    """Reads the mean image in a .binaryproto (a BlobProto), float32 RGB [R, R, 3].
 
     Raises:
         UserError: the file is no such file, or damaged.

@@ -40,7 +40,7 @@ _ACTIVATIONS = {"relu": "relu", "logistic": "sigmoid"}
 
 
 def read(path: Path) -> Found:
-    """The net in a checkpoint, its towers side by side.
+    """Reads the net in a checkpoint, its towers side by side.
 
     Raises:
         UserError: the file is no checkpoint, damaged, or of a net in more than two towers.
@@ -57,7 +57,7 @@ def read(path: Path) -> Found:
 
 
 def read_mean(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The mean image, float32 RGB [R, R, 3], and the class names in a batches.meta.
+    """Reads the mean image, float32 RGB [R, R, 3], and the class names in a batches.meta.
 
     Raises:
         UserError: the file is no batches.meta, or damaged.

@@ -59,7 +59,7 @@ class Found:
 
 
 def fit(found: Found) -> tuple[str, dict, dict]:
-    """The preset that a file's net is, its fields, and its parameters under our names.
+    """Finds the preset that a file's net is, its fields, and its parameters under our names.
 
     Raises:
         UserError: none has these layers; the message lists them, and those of the nearest net, or

@@ -49,7 +49,7 @@ _STORAGES = {
 
 
 def read(path: Path) -> Found:
-    """The net in a state dict.
+    """Reads the net in a state dict.
 
     Raises:
         UserError: the file is of another format, damaged, or of another net.
@@ -98,7 +98,7 @@ KINDS = ("weight", "bias")
 
 
 def to_torchvision(params: Mapping) -> dict[str, np.ndarray]:
-    """Our parameters as torchvision's state dict, float32; the inverse of `read`."""
+    """Writes our parameters as torchvision's state dict, float32; the inverse of `read`."""
     tensors = {}
     for layer, place in LAYERS.items():
         kernel = np.asarray(params[layer]["kernel"], np.float32)
@@ -168,7 +168,7 @@ def _unwrapped(tensors: Mapping) -> dict[str, dict[str, np.ndarray]]:
 
 
 def read_tensors(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The dictionaries of tensors in a checkpoint or state dict: {place: {name: tensor}}.
+    """Reads the dictionaries of tensors in a checkpoint or state dict: {place: {name: tensor}}.
 
     Raises:
         UserError: the file is of another format, or damaged.
