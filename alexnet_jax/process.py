@@ -41,6 +41,8 @@ def begin() -> None:
     # Read when jaxlib and TensorFlow are loaded, of which jax would have INFO hidden alone: XLA's
     # allocator has a page of warnings where memory runs out, for which we have a line.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow reads data here, without oneDNN: its notice of that stands on stderr at any level.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     for descriptor in (0, 1, 2):
         _fill(descriptor)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115

@@ -16,9 +16,15 @@ BUSY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)"
 ONE_LINE = "stopped by {}; nothing that was saved is lost\n"
 
 
+def heed_hangups():
+    """As a terminal's shell starts a program, whatever started the tests, nohup perhaps."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start(*arguments, **options):
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen([sys.executable, *arguments], cwd=tiny.ROOT, text=True, **streams)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_hangups}
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, cwd=tiny.ROOT, text=True, **streams | options)
 
 
 def program(source, **options):
