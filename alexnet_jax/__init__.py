@@ -6,7 +6,7 @@ logits, activations = net.model.apply({"params": net.params}, net.preprocess(ima
 
 import importlib
 
-from alexnet_jax import process
+from alexnet_jax.runtime import process
 
 __version__ = "0.1.0"
 

@@ -6,7 +6,7 @@ alexnet COMMAND [--help] [OPTIONS], where `alexnet train` is `python -m alexnet_
 import runpy
 import sys
 
-from alexnet_jax import process
+from alexnet_jax.runtime import process
 from alexnet_jax.errors import nearest
 
 # {command: (its module, what it does)}

@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 
 from alexnet_jax import data, models, optim
-from alexnet_jax.compilation import Program
+from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.config import NEVER, Config, ModelSpec, flatten, read_config
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.parallel import Layout, make_layout

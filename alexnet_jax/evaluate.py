@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli, console, data, distributed
-from alexnet_jax.ahead import Ahead
+from alexnet_jax.runtime.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble
 from alexnet_jax.config import Config, is_folder, read_config
 from alexnet_jax.data import identity

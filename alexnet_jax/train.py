@@ -9,8 +9,9 @@ from pathlib import Path
 
 import jax
 
-from alexnet_jax import console, data, distributed, optim, process
-from alexnet_jax.ahead import Ahead
+from alexnet_jax import console, data, distributed, optim
+from alexnet_jax.runtime import process
+from alexnet_jax.runtime.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble, beyond_the_end, other_length, resolve
 from alexnet_jax.config import NEVER, Config, check_same_run, config_dict, flatten, to_dict
 from alexnet_jax.errors import UserError

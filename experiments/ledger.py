@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_jax import cli, models, settings
+from alexnet_jax import cli, models
+from alexnet_jax.runtime import settings
 from alexnet_jax.console import layer_rows
 from experiments import findings, pages, record
 from experiments.compare import MEASURES

@@ -13,7 +13,8 @@ import time
 
 from absl import flags
 
-from alexnet_jax import cli, process
+from alexnet_jax import cli
+from alexnet_jax.runtime import process
 from alexnet_jax.console import duration, say
 from alexnet_jax.errors import UserError
 from experiments import record

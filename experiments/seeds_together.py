@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from alexnet_jax import bench, cli
-from alexnet_jax.ahead import Ahead
+from alexnet_jax.runtime.ahead import Ahead
 from alexnet_jax.assemble import Run
 from alexnet_jax.bench import timing
 from alexnet_jax.config import to_dict

@@ -34,7 +34,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from alexnet_jax import cli, process, settings
+from alexnet_jax import cli
+from alexnet_jax.runtime import process, settings
 from alexnet_jax.console import duration, say
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import files, lock

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import failures
+from alexnet_jax.runtime import failures
 from tests import tiny
 
 

@@ -13,7 +13,7 @@ from tests import tiny
 # Pipes stand for the key-value store. Prints what the processes wrote, and their statuses by rank.
 PROGRAM = """
 import os, signal, socket, sys, time, types
-from alexnet_jax import jax_versions
+from alexnet_jax.runtime import jax_versions
 from alexnet_jax.distributed import peers
 
 peers.STAY_SECONDS = peers.FAILED_SECONDS = peers.ALIVE_SECONDS = 0.2

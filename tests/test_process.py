@@ -28,7 +28,9 @@ def start(*arguments, **options):
 
 
 def program(source, **options):
-    return start("-c", f"from alexnet_jax import process\nprocess.begin()\n{source}", **options)
+    return start(
+        "-c", f"from alexnet_jax.runtime import process\nprocess.begin()\n{source}", **options
+    )
 
 
 def wait_for_handlers(process):
@@ -119,7 +121,7 @@ os.write(3, b"to the end")
 @pytest.mark.parametrize("closing", [">&-", "2>&-", "<&- >&- 2>&-", "| head -n 1 >&2"])
 def test_a_command_goes_on_without_its_streams(closing, tmp_path):
     """No file that is opened later gets the number of one of them."""
-    source = f"from alexnet_jax import process\nprocess.begin()\n{WRITES}"
+    source = f"from alexnet_jax.runtime import process\nprocess.begin()\n{WRITES}"
     source = source.replace("os.write(3", f"os.write(os.open('{tmp_path}/file', os.O_CREAT | 1)")
     source += "print('lost too', file=sys.stderr)\nassert open(os.devnull).fileno() > 2\n"
     command = f"'{sys.executable}' -c \"$SOURCE\" {closing}; exit ${{PIPESTATUS[0]}}"

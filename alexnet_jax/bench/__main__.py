@@ -22,7 +22,8 @@ import os
 from absl import flags
 from ml_collections.config_flags import get_config_filename
 
-from alexnet_jax import cli, console, settings
+from alexnet_jax import cli, console
+from alexnet_jax.runtime import settings
 from alexnet_jax.bench import comms, compile, input, layers, loop, step
 from alexnet_jax.bench.common import Options, require_torch
 from alexnet_jax.config import Config, flatten, load_config

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from alexnet_jax import data
-from alexnet_jax.ahead import Ahead
+from alexnet_jax.runtime.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble
 from alexnet_jax.config import Config
 from alexnet_jax.data.decoded import Squares

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from alexnet_jax import jax_versions
+from alexnet_jax.runtime import jax_versions
 from alexnet_jax.assemble import Run
 from alexnet_jax.bench import hlo
 from alexnet_jax.bench.common import Options, Table, step_bytes, synthetic_run

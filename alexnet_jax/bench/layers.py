@@ -16,7 +16,7 @@ from alexnet_jax.bench.common import (
     stepper,
     synthetic_run,
 )
-from alexnet_jax.compilation import Program
+from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.config import Config
 from alexnet_jax.models import AlexNet, forms
 from alexnet_jax.models.operations import apply

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.ahead import Ahead
+from alexnet_jax.runtime.ahead import Ahead
 
 SAMPLE_SECONDS = 0.2  # a sample repeats what is shorter
 CALLS_AHEAD = 16  # so that waiting is no part of the time of a small program

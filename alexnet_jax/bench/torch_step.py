@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from alexnet_jax import console
 from alexnet_jax.bench import timing
 from alexnet_jax.bench.torch_nets import build
-from alexnet_jax.compilation import Program
+from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import operations
 

@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from alexnet_jax import settings
+from alexnet_jax.runtime import settings
 from alexnet_jax.distributed import peers
 from alexnet_jax.errors import UserError
 

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from alexnet_jax import jax_versions
+from alexnet_jax.runtime import jax_versions
 
 LINK_SECONDS = 10  # a connection takes no longer
 ALIVE_SECONDS = 5  # from one sign of life to the next

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax import jax_versions
+from alexnet_jax.runtime import jax_versions
 from alexnet_jax.models import forms, onednn, windows
 
 LEAST_WORK = 2**26  # multiply-adds by oneDNN; fewer don't repay a compilation at every start

@@ -10,7 +10,7 @@ import json
 import jax
 from jax import lax
 
-from alexnet_jax import jax_versions
+from alexnet_jax.runtime import jax_versions
 from alexnet_jax.models import windows
 
 CACHED_BYTES = 2**20  # of the output's gradient in one call, which is read once per input channel

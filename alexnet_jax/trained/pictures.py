@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli
-from alexnet_jax.compilation import Program
+from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.data import decode, files
 from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import UserError, local_path, missing

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from alexnet_jax import jax_versions
+from alexnet_jax.runtime import jax_versions
 
 
 class Program:
