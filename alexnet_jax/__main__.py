@@ -6,8 +6,8 @@ alexnet COMMAND [--help] [OPTIONS], where `alexnet train` is `python -m alexnet_
 import runpy
 import sys
 
-from alexnet_jax.runtime import process
 from alexnet_jax.errors import nearest
+from alexnet_jax.runtime import process
 
 # {command: (its module, what it does)}
 COMMANDS = {

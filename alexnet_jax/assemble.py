@@ -9,11 +9,11 @@ import optax
 from flax import linen as nn
 
 from alexnet_jax import data, models, optim
-from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.config import NEVER, Config, ModelSpec, flatten, read_config
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.parallel import Layout, make_layout
 from alexnet_jax.preprocess import Preprocess, make_preprocess
+from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.step import TrainState, init_state, make_predict, make_train_step, zero_sums
 
 LARGEST = 2**31 - 1  # whole number of the compiled steps, which count in int32

@@ -15,9 +15,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from alexnet_jax import distributed
-from alexnet_jax.runtime import failures, process, settings
 from alexnet_jax.config import SCHEMA, freeze, load_config_dict, present_name
 from alexnet_jax.errors import UserError, local_path, nearest
+from alexnet_jax.runtime import failures, process, settings
 
 
 def define_config():

@@ -17,7 +17,6 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli, console, data, distributed
-from alexnet_jax.runtime.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble
 from alexnet_jax.config import Config, is_folder, read_config
 from alexnet_jax.data import identity
@@ -26,6 +25,7 @@ from alexnet_jax.errors import UserError, local_path
 from alexnet_jax.parallel import MeshSpec
 from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.records import files, metrics, restore
+from alexnet_jax.runtime.ahead import Ahead
 from alexnet_jax.step import classification_sums
 from alexnet_jax.trained import names, per_class
 from alexnet_jax.trained.kept import Kept, read_recipe

@@ -10,8 +10,6 @@ from pathlib import Path
 import jax
 
 from alexnet_jax import console, data, distributed, optim
-from alexnet_jax.runtime import process
-from alexnet_jax.runtime.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble, beyond_the_end, other_length, resolve
 from alexnet_jax.config import NEVER, Config, check_same_run, config_dict, flatten, to_dict
 from alexnet_jax.errors import UserError
@@ -29,6 +27,8 @@ from alexnet_jax.records import (
     saved_state,
     watch,
 )
+from alexnet_jax.runtime import process
+from alexnet_jax.runtime.ahead import Ahead
 from alexnet_jax.step import TrainState
 from alexnet_jax.trained import resume
 from alexnet_jax.trained.begin import begin_from

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_jax import cli, models
-from alexnet_jax.runtime import settings
 from alexnet_jax.console import layer_rows
+from alexnet_jax.runtime import settings
 from experiments import findings, pages, record
 from experiments.compare import MEASURES
 from experiments.findings import Finding

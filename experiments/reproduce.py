@@ -14,9 +14,9 @@ import time
 from absl import flags
 
 from alexnet_jax import cli
-from alexnet_jax.runtime import process
 from alexnet_jax.console import duration, say
 from alexnet_jax.errors import UserError
+from alexnet_jax.runtime import process
 from experiments import record
 from experiments.definition import ANALYSES, ROOT, Sweep, cells, studies
 from experiments.ledger import CLAIMS, Claim

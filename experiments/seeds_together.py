@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from absl import flags
 
 from alexnet_jax import bench, cli
-from alexnet_jax.runtime.ahead import Ahead
 from alexnet_jax.assemble import Run
 from alexnet_jax.bench import timing
 from alexnet_jax.config import to_dict
 from alexnet_jax.records import files, provenance
+from alexnet_jax.runtime.ahead import Ahead
 from alexnet_jax.step import TrainState, init_state
 
 RESULTS = Path(__file__).parent / "results" / "seeds_together" / "results.jsonl"

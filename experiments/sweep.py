@@ -35,10 +35,10 @@ from rich.live import Live
 from rich.table import Table
 
 from alexnet_jax import cli
-from alexnet_jax.runtime import process, settings
 from alexnet_jax.console import duration, say
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import files, lock
+from alexnet_jax.runtime import process, settings
 from experiments.definition import ROOT, Cell, Sweep, cells, cost, load_sweep
 from experiments.record import read_records, read_run, write_records
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.runtime.ahead import PROGRAMS_AHEAD, Ahead
 from alexnet_jax.assemble import assemble
 from alexnet_jax.config import load_config, override
 from alexnet_jax.evaluate import evaluate_together
+from alexnet_jax.runtime.ahead import PROGRAMS_AHEAD, Ahead
 
 
 def test_what_was_waited_for_comes_back_in_order():

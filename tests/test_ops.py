@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from alexnet_jax.runtime import jax_versions
 from alexnet_jax.models import conv, forms, norms, onednn, pools
 from alexnet_jax.models.windows import output_size as size
+from alexnet_jax.runtime import jax_versions
 
 P = jax.P
 

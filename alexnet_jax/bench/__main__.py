@@ -23,12 +23,12 @@ from absl import flags
 from ml_collections.config_flags import get_config_filename
 
 from alexnet_jax import cli, console
-from alexnet_jax.runtime import settings
 from alexnet_jax.bench import comms, compile, input, layers, loop, step
 from alexnet_jax.bench.common import Options, require_torch
 from alexnet_jax.config import Config, flatten, load_config
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.records import files, provenance
+from alexnet_jax.runtime import settings
 
 RESULTS = provenance.ROOT / "experiments" / "results" / "bench"
 MODES = {

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 
 from alexnet_jax import data
-from alexnet_jax.runtime.ahead import Ahead
 from alexnet_jax.assemble import Run, assemble
 from alexnet_jax.config import Config
 from alexnet_jax.data.decoded import Squares
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
+from alexnet_jax.runtime.ahead import Ahead
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from alexnet_jax.runtime import jax_versions
 from alexnet_jax.assemble import Run
 from alexnet_jax.bench import hlo
 from alexnet_jax.bench.common import Options, Table, step_bytes, synthetic_run
@@ -18,6 +17,7 @@ from alexnet_jax.bench.estimate import KINDS, Cost, costs, schedule
 from alexnet_jax.bench.target import Target, load
 from alexnet_jax.config import Config
 from alexnet_jax.errors import UserError, writing
+from alexnet_jax.runtime import jax_versions
 
 LARGEST = 15
 # Nothing can be tried on a card that isn't here, so cuDNN's and cuBLAS's kernels aren't chosen by

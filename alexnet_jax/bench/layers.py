@@ -16,10 +16,10 @@ from alexnet_jax.bench.common import (
     stepper,
     synthetic_run,
 )
-from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.config import Config
 from alexnet_jax.models import AlexNet, forms
 from alexnet_jax.models.operations import apply
+from alexnet_jax.runtime.compilation import Program
 
 PARTS = ("forward", "input_gradient", "weight_gradient")
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from alexnet_jax.runtime import settings
 from alexnet_jax.assemble import Run
 from alexnet_jax.bench import layers, timing
 from alexnet_jax.bench.common import (
@@ -21,9 +20,10 @@ from alexnet_jax.bench.common import (
     stepper,
     synthetic_run,
 )
-from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.config import Config
 from alexnet_jax.errors import UserError
+from alexnet_jax.runtime import settings
+from alexnet_jax.runtime.compilation import Program
 
 
 def measure(config: Config, options: Options) -> dict:

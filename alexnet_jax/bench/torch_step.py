@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from alexnet_jax import console
 from alexnet_jax.bench import timing
 from alexnet_jax.bench.torch_nets import build
-from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import operations
+from alexnet_jax.runtime.compilation import Program
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 SCREENING = 3  # turns of each variant, of which the best goes on

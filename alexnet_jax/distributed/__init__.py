@@ -24,9 +24,9 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from alexnet_jax.runtime import settings
 from alexnet_jax.distributed import peers
 from alexnet_jax.errors import UserError
+from alexnet_jax.runtime import settings
 
 START_SECONDS = 300  # processes may start this long after each other
 END_SECONDS = 60  # … and end, without an error

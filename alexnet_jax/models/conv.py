@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax.runtime import jax_versions
 from alexnet_jax.models import forms, onednn, windows
+from alexnet_jax.runtime import jax_versions
 
 LEAST_WORK = 2**26  # multiply-adds by oneDNN; fewer don't repay a compilation at every start
 FIRST_CONV_COLUMNS = 128  # 11x11/4 has 144 and gains; 5x5/2 has 36 and loses (measured)

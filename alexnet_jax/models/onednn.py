@@ -10,8 +10,8 @@ import json
 import jax
 from jax import lax
 
-from alexnet_jax.runtime import jax_versions
 from alexnet_jax.models import windows
+from alexnet_jax.runtime import jax_versions
 
 CACHED_BYTES = 2**20  # of the output's gradient in one call, which is read once per input channel
 BATCH = 16  # images whose kernel gradient is one call, at least: a vector of float32

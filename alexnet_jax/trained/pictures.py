@@ -16,10 +16,10 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax import cli
-from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.data import decode, files
 from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import UserError, local_path, missing
+from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.trained.pretrained import Pretrained
 
 CROPS = 64  # of all views of the pictures in a batch
