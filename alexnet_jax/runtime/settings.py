@@ -1,10 +1,9 @@
-"""What the program sets in the libraries under it, for the whole process: all of it is here.
+"""What the program sets in JAX and absl for the whole process: all of it is here.
 
-A program that imports the package keeps its own settings: only commands call these functions.
+A program that imports the package keeps its own settings: only commands call these functions. What
+has to be set before JAX is loaded (the allocator, TensorFlow's log) stands in `process.begin`.
 """
 
-import contextlib
-import ctypes
 import os
 import sys
 
@@ -16,9 +15,9 @@ from alexnet_jax.records import files
 
 
 def set_up_command() -> None:
-    """Sets what every command wants: less chatter, kept programs, and an allocator that keeps.
+    """Sets what every command wants: less chatter and kept programs.
 
-    What must stand in the environment before jax is loaded, `process.begin` sets.
+    What must be set before jax is loaded, `process.begin` sets.
     """
     if not flags.FLAGS["verbosity"].present:  # Orbax turns its own progress messages on
         logging.set_verbosity(logging.WARNING)
@@ -29,21 +28,6 @@ def set_up_command() -> None:
     elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    _keep_memory()
-
-
-def _keep_memory() -> None:
-    """Has glibc keep freed memory, instead of giving large blocks back to the kernel.
-
-    XLA's CPU backend frees and takes its buffers anew in each step; the page faults that this
-    costs were a third of the step of the full-size net. Elsewhere than on glibc this does nothing.
-    """
-    mmap_max, trim_threshold, arena_max = -4, -1, -8  # names of mallopt(3), from malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(mmap_max, 0)  # take no block from the kernel by mmap, to be unmapped when freed
-        mallopt(trim_threshold, -1)  # never give the top of the heap back
-        mallopt(arena_max, 1)  # one heap: those of other threads are too small for such blocks
 
 
 def leave_signals_to_us() -> None:
