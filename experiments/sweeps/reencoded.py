@@ -1,4 +1,4 @@
-"""What the JPEG encoding of the CIFAR-10 copy costs the 18% net: the copy, and it encoded once more.
+"""What JPEG costs the 18% net: the copy of CIFAR-10, and that copy encoded once more.
 
 `python -m experiments.reencode` writes both, and says why the second encoding stands for the first.
 12 of the 140 epochs, with drops of the rate before their end.
