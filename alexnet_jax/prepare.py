@@ -47,26 +47,27 @@ def prepare(spec: data.DataSpec, out: str | Path, *, raw: bool = False) -> str:
         UserError: the data set cannot be opened, an image cannot be decoded or has no label, `out`
             cannot be written, has too little room or holds the copy of other data.
     """
-    opened = data.open_data(dataclasses.replace(spec, backend="tfdata"))
+    spec, resize_size = data.checked(spec)
     names = dict.fromkeys(
         part.partition("[")[0].strip()
         for expression in (spec.train_split, spec.eval_split)
         for part in expression.split("+")
     )
+    class_names = open_source(spec.name, spec.data_dir, spec.train_split).class_names
     sources = {
-        split: open_source(spec.name, spec.data_dir, split, class_names=opened.class_names)
+        split: open_source(spec.name, spec.data_dir, split, class_names=class_names)
         for split in names
     }
     for split, source in sources.items():
         for line in source.left_out:
             console.say(f"left out of {split}: {line}")
     form = copies if raw else prepared
-    name = form.copy_name(spec.name, opened.resize_size)
+    name = form.copy_name(spec.name, resize_size)
     folder = form.folder(Path(out).expanduser(), name)
     head = {
-        "source": opened.spec.name,
+        "source": spec.name,
         "fingerprints": {split: source.fingerprint for split, source in sources.items()},
-        "resize_size": opened.resize_size,
+        "resize_size": resize_size,
         **form.HEAD,
         "shard": form.SHARD,
         "bad_images": spec.bad_images,
@@ -79,10 +80,10 @@ def prepare(spec: data.DataSpec, out: str | Path, *, raw: bool = False) -> str:
             missing = [file for file in planned if file not in shards]
             if missing or not form.is_finished(folder, sources):
                 if raw:
-                    _check_room(folder, name, planned, missing, opened.resize_size)
+                    _check_room(folder, name, planned, missing, resize_size)
                 skip = spec.bad_images == "skip"
-                _write_shards(folder, form, sources, planned, opened.resize_size, skip, shards)
-                form.finish(folder, name, opened.resize_size, sources, shards)
+                _write_shards(folder, form, sources, planned, resize_size, skip, shards)
+                form.finish(folder, name, resize_size, sources, shards)
                 for line in shards.values():
                     for problem in line["bad"]:
                         console.say(

@@ -1,9 +1,9 @@
 """Random access to encoded images: what is read, its order, and what a broken data set gets."""
 
 import io
+import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import unicodedata
@@ -13,8 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import cache, sources
-from alexnet_jax.data.sources import OtherClasses, SourceMissing, open_source
+from alexnet_jax.data import cache
+from alexnet_jax.data.sources import (
+    OtherClasses,
+    SourceMissing,
+    download,
+    open_source,
+    records,
+    splits,
+)
 from alexnet_jax.errors import UserError
 
 CLASSES = ("ant", "bee", "cow")
@@ -115,15 +122,6 @@ def test_many_threads_read_the_same(prepared):
     assert not wrong
 
 
-def test_reading_needs_no_tensorflow(prepared):
-    program = (
-        "import sys; from alexnet_jax.data.sources import open_source;"
-        f"s = open_source('tiny', {str(prepared)!r}, 'train'); s.read(39);"
-        "assert 'tensorflow' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
-
-
 def test_describe_names_shard_and_record(prepared):
     source = open_source("tiny", str(prepared), "train[15:]")
     assert source.describe(0).endswith("tiny-train.tfrecord-00001-of-00004, record 5")
@@ -178,7 +176,7 @@ def test_the_index_is_kept_and_read_only_data_stays_untouched(copy, tmp_path, mo
         path.chmod(path.stat().st_mode & ~0o222)
     first = everything(open_source("tiny", str(copy), "train"))
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    monkeypatch.setattr(sources, "_record_table", None)  # Calling it would fail.
+    monkeypatch.setattr(records, "_record_table", None)  # Calling it would fail.
     assert everything(open_source("tiny", str(copy), "train")) == first
     assert sorted((path, path.stat().st_mtime_ns) for path in copy.rglob("*")) == before
     for path in [copy, *copy.rglob("*")]:
@@ -237,8 +235,8 @@ def test_a_download_without_network_ends_at_once(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(sources.socket, "create_connection", refuse)
-    monkeypatch.setattr(sources.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(download.socket, "create_connection", refuse)
+    monkeypatch.setattr(download.urllib.request, "getproxies", dict)
     with pytest.raises(SourceMissing) as raised:
         open_source("cifar10", str(tmp_path), "train")
     assert str(tmp_path / "cifar10") in str(raised.value)
@@ -273,10 +271,102 @@ def test_float_images_are_refused(tmp_path):
         open_source("depths", str(tmp_path), "train")
 
 
-def test_without_tfds_the_message_says_so(prepared, monkeypatch):
+def test_without_tfds_the_message_says_so_and_what_is_there(prepared, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(SourceMissing, match="tensorflow-datasets"):
-        open_source("tiny", str(prepared), "train")
+    assert open_source("tiny", str(prepared), "train").num_examples == 40
+    for name, found in {"tinny": "did you mean tiny", "tiny:2.0.0": "tiny/1.0.0 is there"}.items():
+        with pytest.raises(SourceMissing, match=f"{found}.*pip install tensorflow-datasets"):
+            open_source(name, str(prepared), "train")
+
+
+def test_features_are_read_as_older_tfds_wrote_them(copy):
+    expected = open_source("tiny", str(copy), "train").fingerprint
+    path = copy / "tiny" / "1.0.0" / "features.json"
+    kind = "tensorflow_datasets.core.features"
+    image = {"shape": [None, None, 3], "dtype": "uint8", "encoding_format": "png"}
+    label = {"type": f"{kind}.class_label_feature.ClassLabel", "content": {"num_classes": 3}}
+    image = {"type": f"{kind}.image_feature.Image", "content": image}
+    whole = {"type": f"{kind}.features_dict.FeaturesDict", "content": {}}
+    path.write_text(json.dumps(whole | {"content": {"image": image, "label": label}}))
+    assert open_source("tiny", str(copy), "train").fingerprint == expected
+    for text in ("", "{}", "[]", '{"featuresDict": {"features": 3}}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"features\.json.*cannot be read|not image"):
+            open_source("tiny", str(copy), "train")
+
+
+def test_a_set_from_before_features_json_is_read_with_tfdss_own_description(tmp_path):
+    folder = build(tmp_path, name="cifar10")
+    expected = open_source("cifar10", str(tmp_path), "train").fingerprint
+    (folder / "features.json").unlink()
+    assert open_source("cifar10", str(tmp_path), "train").fingerprint == expected
+    folder = build(tmp_path, name="nobody_knows")
+    (folder / "features.json").unlink()
+    with pytest.raises(UserError, match=r"features\.json is missing"):
+        open_source("nobody_knows", str(tmp_path), "train")
+
+
+LENGTHS = {"train": (10, 0, 7, 23), "test": (3,), "all_of-it": (1, 1)}
+BOUNDS = ("", "0", "1", "7", "-3", "40", "41", "20%", "33.5%", "-12.5%", "100%", "101%", "1shard")
+BOUNDS += ("-1shard", "0shard", "4shard", "1_0", "1.5", "x", "2.5%")
+
+
+def test_expressions_are_read_as_tfds_reads_them():
+    from tensorflow_datasets.core import naming
+    from tensorflow_datasets.core import splits as theirs
+
+    template = naming.ShardedFileTemplate(Path("/d"), dataset_name="set", filetype_suffix="f")
+    known = theirs.SplitDict(
+        theirs.SplitInfo(
+            name=name,
+            shard_lengths=list(counts),
+            num_bytes=0,
+            filename_template=template.replace(split=name),
+        )
+        for name, counts in LENGTHS.items()
+    )
+    own = {
+        name: [
+            splits.Shard(str(path), count)
+            for path, count in zip(known[name].filepaths, counts, strict=True)
+        ]
+        for name, counts in LENGTHS.items()
+    }
+    slices = [
+        f"{split}[{first}:{end}]"
+        for split in ("train", "test")
+        for first in BOUNDS
+        for end in BOUNDS
+    ]
+    others = [f"train[{each}]" for each in (*BOUNDS, "1:2:3", ":")]
+    sums = [
+        "train[:50%] + test",
+        "test+train+test",
+        " train",
+        "all",
+        "all[:5]",
+        "nothing",
+        "+",
+        "",
+        "all_of-it",
+        "train[5:5]",
+        "train[9:3]",
+    ]
+    for expression in (*LENGTHS, *slices, *others, *sums):
+        try:
+            expected = [
+                (each.filename, each.skip, each.take, each.examples_in_shard)
+                for each in known[expression].file_instructions
+                if each.take > 0
+            ]
+        except Exception:
+            with pytest.raises(ValueError, match=r"."):
+                splits.rows(expression, own)
+            continue
+        found = splits.rows(expression, own)
+        assert [(e.filename, e.skip, e.take, e.examples_in_shard) for e in found] == expected, (
+            expression
+        )
 
 
 # Folders

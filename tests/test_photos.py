@@ -1,6 +1,7 @@
 """The photos set: which pixels its patches come from, and that building it is safe and exact."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -103,21 +104,39 @@ def test_two_builds_are_byte_identical_and_leave_nothing_else(built, tmp_path, c
     assert capfd.readouterr().out == ""
 
 
-def test_fields_of_a_record_stand_in_order(tmp_path):
-    """Left to protobuf, the order varies from process to process."""
-    fields = {
-        name: tf.train.Feature(int64_list=tf.train.Int64List(value=[i]))
-        for i, name in enumerate("hgfedcba")
+def test_the_files_are_those_that_tfds_writes(small, tmp_path):
+    """But for the order of a record's fields, which TFDS leaves to chance."""
+
+    def examples(split):
+        for key, (name, patch) in enumerate(photos.patches(split)):
+            png = io.BytesIO()
+            patch.save(png, "PNG")
+            png.seek(0)
+            yield key, {"image": png, "label": name}
+
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+        "label": tfds.features.ClassLabel(names=list(photos.PHOTOGRAPHS)),
     }
-    record = tf.train.Example(features=tf.train.Features(feature=fields)).SerializeToString()
-    path = tmp_path / "records"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        writer.write(record)
-    photos._order_fields(path)
-    (ordered,) = (r.numpy() for r in tf.data.TFRecordDataset(str(path)))
-    assert tf.train.Example.FromString(ordered) == tf.train.Example.FromString(record)
-    positions = [ordered.index(name.encode() + b"\x12") for name in "abcdefgh"]
-    assert positions == sorted(positions)
+    builder = tfds.dataset_builders.AdhocBuilder(
+        name="photos",
+        version=photos.VERSION,
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={split: list(examples(split)) for split in photos.PATCHES},
+        data_dir=tmp_path / "theirs",
+        description="Patches of photographs that ship with scikit-image, one class a photograph.",
+        homepage="https://scikit-image.org/docs/stable/api/skimage.data.html",
+    )
+    builder.download_and_prepare()
+    theirs = contents(Path(builder.data_dir))
+    for shard in Path(builder.data_dir).glob("*.tfrecord-*"):
+        records = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
+        with tf.io.TFRecordWriter(str(shard)) as writer:
+            for record in records:
+                example = tf.train.Example.FromString(record)
+                writer.write(example.SerializeToString(deterministic=True))
+        theirs[shard.name] = shard.read_bytes()
+    assert contents(photos.dataset_dir(tmp_path / "ours")) == theirs
 
 
 def test_a_built_set_is_used_as_it_is(built):
@@ -127,16 +146,15 @@ def test_a_built_set_is_used_as_it_is(built):
 
 
 def test_a_stopped_build_leaves_nothing(small, tmp_path, monkeypatch):
-    def stop(shard):
-        assert shard.exists()  # Under its own name, but aside.
+    def stop(folder, **_):
+        assert len(list(folder.glob("*.tfrecord-*"))) == 2  # under their own names, but aside
         raise KeyboardInterrupt
 
-    order_fields = photos._order_fields
-    monkeypatch.setattr(photos, "_order_fields", stop)
-    with pytest.raises(KeyboardInterrupt):
-        photos.dataset_dir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(photos.tfds_files, "write_description", stop)
+        with pytest.raises(KeyboardInterrupt):
+            photos.dataset_dir(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(photos, "_order_fields", order_fields)
     assert (photos.dataset_dir(tmp_path) / "dataset_info.json").exists()
 
 

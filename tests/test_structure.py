@@ -17,7 +17,7 @@ LONG_FUNCTIONS = {
     "assemble.py: assemble",
     "configs/base.py: get_config",
 }
-LONG_MODULES = {"console.py", "data/sources.py"}
+LONG_MODULES = {"console.py"}
 PRIVATE: set[str] = set()
 # Names of other packages that have no public form.
 FOREIGN = {"os._exit", "pickle._Unpickler", "torch._dynamo"}

@@ -1,7 +1,7 @@
 """The one interface to data: `open_data`, then batches of global arrays and the statistics."""
 
 from alexnet_jax.data.batches import eval_batches, train_batches
-from alexnet_jax.data.dataset import Data, open_data, open_for_evaluation, open_squares
+from alexnet_jax.data.dataset import Data, checked, open_data, open_for_evaluation, open_squares
 from alexnet_jax.data.plan import View, views
 from alexnet_jax.data.sources import Progress
 from alexnet_jax.data.spec import DataSpec
@@ -13,6 +13,7 @@ __all__ = [
     "Progress",
     "Statistics",
     "View",
+    "checked",
     "eval_batches",
     "num_examples",
     "open_data",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from alexnet_jax.data import decoded, device, opening
+from alexnet_jax.data import decoded, device, opening, tfdata
 from alexnet_jax.data.device import Shardings
 from alexnet_jax.data.identity import Identity
 from alexnet_jax.data.opening import Opened
@@ -122,7 +122,7 @@ def open_data(
         UserError: the data aren't there, or aren't what `spec` says; of its kinds, OtherClasses if
             they have a class beyond `class_names`.
     """
-    spec, resize_size = _checked(spec)
+    spec, resize_size = checked(spec)
     train = opening.find_source(spec, spec.train_split, resize_size, class_names, progress)
     known = train or opening.stand_in(spec, spec.train_split, resize_size, class_names)
     if len(known.class_names) < 2:
@@ -146,7 +146,7 @@ def open_for_evaluation(
         class_names: the run's classes, in the order of its labels.
         num_train: how many examples it was trained on, where that is known.
     """
-    spec, resize_size = _checked(spec)
+    spec, resize_size = checked(spec)
     return Data(spec, tuple(class_names), resize_size, num_train)
 
 
@@ -157,9 +157,15 @@ def open_squares(spec: DataSpec, squares: decoded.Squares, *, num_train: int) ->
     return data
 
 
-def _checked(spec: DataSpec) -> tuple[DataSpec, int]:
-    """Returns the spec with its name in one way of writing it, and the side of its squares."""
+def checked(spec: DataSpec) -> tuple[DataSpec, int]:
+    """Returns the spec with its name in one way of writing it, and the side of its squares.
+
+    Raises:
+        UserError: a field's value is impossible, or the backend cannot be had here.
+    """
     choose(spec.backend, BACKENDS, "data.backend")
+    if spec.backend == "tfdata":
+        tfdata.check_installed()
     choose(spec.bad_images, ("error", "skip"), "data.bad_images")
     if spec.image_size < 1:
         raise UserError(f"data.image_size is {spec.image_size}: it must be 1 pixel or more")

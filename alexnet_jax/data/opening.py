@@ -1,13 +1,12 @@
 """From a specification to a split that is open: its source, the backend, and what holds it."""
 
 import contextlib
-import importlib.util
 import time
 from collections.abc import Mapping, Sequence
 
 import jax
 
-from alexnet_jax.data import copies, decoded, device, squares, threads
+from alexnet_jax.data import copies, decoded, device, squares, tfdata, threads
 from alexnet_jax.data.copies import Copy, NoCopy
 from alexnet_jax.data.decoded import Squares
 from alexnet_jax.data.sources import Progress, Source, SourceMissing, open_source
@@ -156,8 +155,10 @@ def choose_backend(
     what = f"{what}, don't fit into the memory of the devices"
     if mapped:
         return "mapped", f"data.backend is mapped: {what}; they are read from {spec.copies}"
-    if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(f"{what}; {why}; and tfdata needs TensorFlow, which isn't installed")
+    if not tfdata.is_installed():
+        raise UserError(
+            f"{what}; {why}; and the backend 'tfdata' needs TensorFlow, which isn't installed"
+        )
     decoding = _decoding_seconds(sources, resize_size, count)
     minutes = f"{decoding / 60:.0f} min"
     return "tfdata", f"data.backend is tfdata: {what}; {why}. A pass decodes for about {minutes}"

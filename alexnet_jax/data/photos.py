@@ -15,6 +15,7 @@ experiments/photos_floors.py measures what simple methods reach.
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import io
 import logging
@@ -27,6 +28,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from alexnet_jax.data import tfds_files
 from alexnet_jax.errors import UserError
 
 VERSION = "1.0.0"
@@ -117,28 +119,36 @@ def patches(split: str) -> Iterator[tuple[str, Image.Image]]:
             yield class_name, photograph.crop(box)
 
 
+def root(data_dir: str | Path | None) -> Path:
+    """Returns the folder of TFDS's sets; empty or None means TFDS's own default."""
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(chosen).expanduser()
+
+
 def dataset_dir(
     data_dir: str | Path | None, progress: Callable[[str, int, int], None] = lambda *_: None
 ) -> Path:
-    """Returns DATA_DIR/photos/VERSION, a prepared TFDS set, after building it if it is missing.
+    """Returns DATA_DIR/photos/VERSION, a set as TFDS has them, after building it if it is missing.
 
-    An empty `data_dir` means TFDS's own default (TFDS_DATA_DIR, or ~/tensorflow_datasets). The set
-    is built aside and renamed: a stopped build leaves no half of it, and of two builds at once the
-    first to finish stays. Only building imports TensorFlow.
+    The set is built aside and renamed: a stopped build leaves no half of it, and of two builds at
+    once the first to finish stays.
 
-    Raises UserError if scikit-image or TensorFlow is missing or `data_dir` cannot be written.
+    Args:
+        data_dir: see `root`.
+        progress: called before the set is built.
+
+    Raises:
+        UserError: scikit-image is missing, or `data_dir` cannot be written.
     """
-    if not data_dir:
-        data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = Path(data_dir).expanduser()
-    final = root / "photos" / VERSION
+    place = root(data_dir)
+    final = place / "photos" / VERSION
     if _is_built(final):
         return final
     progress("preparing photos", 0, 0)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        _remove_stale(root)
-        with tempfile.TemporaryDirectory(prefix=".photos-", dir=root) as aside:
+        place.mkdir(parents=True, exist_ok=True)
+        _remove_stale(place)
+        with tempfile.TemporaryDirectory(prefix=".photos-", dir=place) as aside:
             built = _build(Path(aside))
             final.parent.mkdir(exist_ok=True)
             try:
@@ -166,76 +176,43 @@ def _remove_stale(root: Path) -> None:
                 shutil.rmtree(folder)
 
 
-def _build(root: Path) -> Path:
-    """Builds the set with TFDS under `root` and returns its folder."""
-    try:
-        import tensorflow as tf
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UserError(
-            f"building the photos set once needs TensorFlow and its datasets package ({error}): "
-            "pip install tensorflow-cpu tensorflow-datasets"
-        ) from None
-
-    tfds.disable_progress_bar()
-    builder = tfds.dataset_builders.AdhocBuilder(
+def _build(place: Path) -> Path:
+    """Builds the set under `place` and returns its folder."""
+    folder = place / "photos" / VERSION
+    folder.mkdir(parents=True)
+    names = list(PHOTOGRAPHS)
+    splits = {}
+    for split in PATCHES:
+        path = folder / tfds_files.shard_name("photos", split, 0, 1)
+        images = [(_png(patch), names.index(name)) for name, patch in patches(split)]
+        count, size = tfds_files.write_records(path, _mixed(images, split))
+        splits[split] = [count], size
+    tfds_files.write_description(
+        folder,
         name="photos",
-        version=VERSION,
-        features=tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-                "label": tfds.features.ClassLabel(names=list(PHOTOGRAPHS)),
-            }
-        ),
-        split_datasets={split: list(_examples(split)) for split in PATCHES},
-        data_dir=root,
         description="Patches of photographs that ship with scikit-image, one class a photograph.",
-        homepage="https://scikit-image.org/docs/stable/api/skimage.data.html",
+        class_names=names,
+        encoding="png",
+        side=None,
+        splits=splits,
+        more={
+            "location": {"urls": ["https://scikit-image.org/docs/stable/api/skimage.data.html"]},
+            "moduleName": "tensorflow_datasets.core.dataset_builders.adhoc_builder",
+        },
     )
-    try:
-        with _quiet():
-            builder.download_and_prepare()
-        for shard in Path(builder.data_dir).glob("*.tfrecord-*"):
-            _order_fields(shard)
-    except (RuntimeError, tf.errors.OpError) as error:
-        # A full disk, say: TensorFlow's error, or TFDS's RuntimeError from it.
-        if not any(isinstance(e, tf.errors.OpError) for e in (error, error.__cause__)):
-            raise
-        raise OSError(" ".join(str(error).split())) from None
-    return Path(builder.data_dir)
+    return folder
 
 
-def _order_fields(shard: Path) -> None:
-    """Rewrites a file of records with their fields in order, so that builds are byte-identical.
+def _mixed(images: list[tuple[bytes, int]], split: str) -> list[tuple[bytes, int]]:
+    """Returns the images in the order in which TFDS writes them, by the digests of their numbers.
 
-    TFDS leaves the order to protobuf, which varies it from process to process.
+    TFDS wrote this set once, and its order is part of what a run's data are.
     """
-    import tensorflow as tf
-
-    records = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
-    with tf.io.TFRecordWriter(str(shard)) as writer:
-        for record in records:
-            example = tf.train.Example.FromString(record)
-            writer.write(example.SerializeToString(deterministic=True))
+    keys = [hashlib.md5(f"{split}{number}".encode()).digest() for number in range(len(images))]
+    return [images[number] for number in sorted(range(len(images)), key=keys.__getitem__)]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences TFDS's account of what it does, on stdout and in the log."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _examples(split: str) -> Iterator[tuple[int, dict]]:
-    """Yields TFDS's (key, example); it puts them in a fixed order shuffled by the key's hash."""
-    for key, (class_name, patch) in enumerate(patches(split)):
-        png = io.BytesIO()
-        patch.save(png, "PNG")
-        png.seek(0)
-        yield key, {"image": png, "label": class_name}
+def _png(patch: Image.Image) -> bytes:
+    png = io.BytesIO()
+    patch.save(png, "PNG")
+    return png.getvalue()

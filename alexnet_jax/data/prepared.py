@@ -8,20 +8,19 @@ the copy sees the same pixels but for that error.
 
 import io
 import re
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.data import tfdata
+from alexnet_jax.data import tfds_files
 from alexnet_jax.data.sources import Source
 from alexnet_jax.data.squares import Example
 
 QUALITY = 95
 HEAD = {"quality": QUALITY}
-LAST = "dataset_info.json"  # with which a folder is a TFDS set
+LAST = tfds_files.INFO  # with which a folder is a TFDS set
 SHARD = 1024  # images in a file, about 40 MB; what a stop can lose
 VERSION = "1.0.0"
 
@@ -48,7 +47,7 @@ def folder(out: Path, name: str) -> Path:
 
 def file_name(name: str, split: str, shard: int, shards: int) -> str:
     """Returns the name of a shard's file, as TFDS names it."""
-    return f"{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
+    return tfds_files.shard_name(name, split, shard, shards)
 
 
 def is_finished(folder: Path, splits: Iterable[str]) -> bool:
@@ -72,70 +71,37 @@ def write_shard(path: Path, count: int, resize_size: int, examples: Iterable[Exa
     Raises:
         OSError: it cannot be written.
     """
-    tf = tfdata.tensorflow()
-    from tensorflow_datasets.proto import tf_example_pb2
+    bad = []
 
-    line = {"examples": 0, "bytes": 0, "bad": []}
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        with tf.io.TFRecordWriter(str(aside)) as writer:
-            for example in examples:
-                if example.problem:
-                    line["bad"].append(example.problem)
-                    continue
-                record = tf_example_pb2.Example()
-                record.features.feature["image"].bytes_list.value.append(example.made)
-                record.features.feature["label"].int64_list.value.append(example.label)
-                encoded = record.SerializeToString(deterministic=True)
-                writer.write(encoded)
-                line["examples"] += 1
-                line["bytes"] += len(encoded)
-    except tf.errors.OpError as error:
-        raise OSError(" ".join(str(error).split())) from None
-    aside.rename(path)
-    return line
+    def decodable() -> Iterator[tuple[bytes, int]]:
+        for example in examples:
+            if example.problem:
+                bad.append(example.problem)
+            else:
+                yield example.made, example.label
+
+    written, size = tfds_files.write_records(path, decodable())
+    return {"examples": written, "bytes": size, "bad": bad}
 
 
 def finish(
     folder: Path, name: str, side: int, sources: Mapping[str, Source], shards: Mapping
 ) -> None:
     """Makes the shards a TFDS set. Raises OSError."""
-    import tensorflow_datasets as tfds
-
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=name, filetype_suffix="tfrecord"
-    )
-    infos = []
+    splits = {}
     for split in sources:
         lines = [shards[file] for file in sorted(shards) if shards[file]["split"] == split]
-        infos.append(
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[line["examples"] for line in lines],
-                num_bytes=sum(line["bytes"] for line in lines),
-                filename_template=template.replace(split=split),
-            )
-        )
+        counts = [line["examples"] for line in lines]
+        splits[split] = counts, sum(line["bytes"] for line in lines)
     first = next(iter(sources.values()))
-    image = tfds.features.Image(shape=(side, side, 3), encoding_format="jpeg")
-    # TFDS's files are UTF-8, which the names of folders need not be.
-    names = [each.encode(errors="backslashreplace").decode() for each in first.class_names]
-    label = tfds.features.ClassLabel(names=names)
-    info = tfds.core.DatasetInfo(
-        builder=tfds.core.dataset_info.DatasetIdentity(
-            name=name, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=""
-        ),
-        features=tfds.features.FeaturesDict({"image": image, "label": label}),
-        supervised_keys=("image", "label"),
+    key = [{"featureKey": feature} for feature in ("image", "label")]
+    tfds_files.write_description(
+        folder,
+        name=name,
         description=f"{first.name!r}, each image its central square of {side} x {side} pixels.",
+        class_names=first.class_names,
+        encoding="jpeg",
+        side=side,
+        splits=splits,
+        more={"supervisedKeys": {"tuple": {"items": key}}},
     )
-    info.set_file_format("tfrecord")
-    info.set_splits(tfds.core.splits.SplitDict(infos))
-    aside = folder / "metadata.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    info.write_to_directory(aside)
-    # dataset_info.json last: with it the set is there.
-    for file in sorted(aside.iterdir(), key=lambda file: file.name == LAST):
-        file.rename(folder / file.name)
-    aside.rmdir()

@@ -6,6 +6,7 @@ and a resumed stream starts at its step without reading anything before it.
 
 import atexit
 import contextlib
+import importlib.util
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
@@ -146,14 +147,23 @@ def _close_streams() -> None:
             stream.close()
 
 
-def tensorflow() -> Any:
-    """Imports TensorFlow. Raises UserError where it isn't installed."""
-    try:
-        import tensorflow as tf
-    except ImportError as error:
+def is_installed() -> bool:
+    """Returns whether TensorFlow is here, which is not imported for that."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def check_installed() -> None:
+    """Raises UserError where TensorFlow isn't here."""
+    if not is_installed():
         raise UserError(
-            f"the backend 'tfdata' needs TensorFlow ({error}): pip install tensorflow-cpu, or set"
-            " data.backend to 'mapped' or 'device'"
-        ) from None
-    tf.config.set_visible_devices([], "GPU")  # A GPU build would take JAX's memory.
+            "the backend 'tfdata' needs TensorFlow, which isn't installed: pip install"
+            " tensorflow-cpu, or set data.backend to 'mapped' or 'device'"
+        )
+
+
+def tensorflow() -> Any:
+    """Imports TensorFlow, and keeps it from taking a GPU's memory, which JAX needs."""
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
     return tf

@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from tensorboardX.record_writer import masked_crc32c
 
@@ -48,3 +49,11 @@ def records(path: str | Path) -> Iterator[bytes | None]:
             file.seek(offset)
             record, checksum = file.read(length), file.read(_TAIL)
             yield record if checksum == struct.pack("<I", masked_crc32c(record)) else None
+
+
+def write(file: BinaryIO, record: bytes) -> None:
+    """Appends a record to an open file."""
+    length = struct.pack("<Q", len(record))
+    file.write(length + struct.pack("<I", masked_crc32c(length)))
+    file.write(record)
+    file.write(struct.pack("<I", masked_crc32c(record)))
