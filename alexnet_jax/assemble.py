@@ -132,13 +132,16 @@ def assemble(
     tx = optim.make_optimizer(config.optim, **whole)
 
     until = config.preprocess.colour_noise_until_epoch
-    preprocess = preprocess or make_preprocess(
-        data.statistics(dataset, progress=progress),
-        config.preprocess,
-        noise_until_step=total_steps
-        if until is None
-        else round(min(until * steps_per_epoch, total_steps)),
-    )
+    if preprocess is None:
+        statistics = data.statistics(dataset, progress=progress)
+        dataset = dataset.with_contents(dataset.spec.train_split, statistics.contents)
+        preprocess = make_preprocess(
+            statistics,
+            config.preprocess,
+            noise_until_step=total_steps
+            if until is None
+            else round(min(until * steps_per_epoch, total_steps)),
+        )
     train_step = make_train_step(model, tx, layout, preprocess)
     predict = make_predict(model, layout, preprocess)
     # Without it, XLA may time several kernels and take another one in each run, and add in the

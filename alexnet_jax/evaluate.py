@@ -73,13 +73,14 @@ def evaluate_together(
         UserError: the runs differ in examples or classes.
     """
     split = split or runs[0].config.data.eval_split
+    runs = [with_split(run, split, progress) for run in runs]
     _check_together(runs, split)
     batch_size = _common_batch_size(runs)
     ahead = Ahead()
     streams = [_batches(run, split, batch_size, views, ahead) for run in runs]
     parts = [[] for _ in range(len(runs) + 1)]
     matrices = [per_class.empty(runs[0].model.num_classes) for _ in parts if confusion]
-    done, total = 0, data.num_examples(runs[0].data, split)
+    done, total = 0, runs[0].data.splits[split].num_examples
     progress(f"evaluating {split}", done, total)
     skipped = runs[0].data.bad.get(split, {})
     for batches in zip(*streams, strict=True):
@@ -110,6 +111,12 @@ def evaluate_together(
     for result, matrix in zip(results, matrices, strict=False):
         result["confusion"] = np.asarray(matrix)
     return results
+
+
+def with_split(run: Run, split: str, progress: data.Progress = lambda *_: None) -> Run:
+    """Returns the run with a split of its data open; `progress` is told what may take long."""
+    progress(f"opening {run.config.data.name}", 0, 0)
+    return replace(run, data=data.open_split(run.data, split, progress=progress))
 
 
 def _batches(run: Run, split: str, batch_size: int, views: int, ahead: Ahead) -> Iterator[dict]:
@@ -198,7 +205,7 @@ def _from_kept(config: Config, kept: Kept) -> Run:
 
 
 def say_changes(workdir: Path, run: Run, split: str) -> None:
-    """Prints a line where the split is no longer what it was when the run was started."""
+    """Prints a line where the split, which is open, isn't what it was when the run was started."""
     kept = read_recipe(workdir)
     for then in (kept.train, kept.evaluation) if kept else ():
         if then and then.split == split:
@@ -236,9 +243,8 @@ def main(_):
     runs, params, steps = zip(*loaded, strict=True)
     split, views = given.split or runs[0].config.data.eval_split, given.views
     with console.counter() as progress:
+        runs = [with_split(run, split, progress) for run in runs]
         for workdir, run in zip(workdirs, runs, strict=True):
-            progress(f"opening {run.config.data.name}", 0, 0)
-            data.num_examples(run.data, split, progress=progress)
             say_changes(workdir, run, split)
         results = evaluate_together(
             *(runs, params), split=split, views=views, confusion=given.per_class, progress=progress

@@ -168,7 +168,7 @@ def features(run: Run, params: dict, split: str) -> dict[str, np.ndarray]:
         return {"fc7": activations["fc7"], "logits": logits, "pixels": flat, "images": images}
 
     batches = data.eval_batches(
-        run.data,
+        data.open_split(run.data, split),
         split,
         batch_size=run.config.batch_size,
         views=data.views(1, run.data.resize_size - run.data.spec.image_size),

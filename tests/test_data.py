@@ -184,7 +184,7 @@ def test_the_number_of_threads_changes_nothing(root, num_threads):
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_the_number_of_copying_threads_changes_nothing(root, num_threads, monkeypatch):
     monkeypatch.setattr(mapped, "_PART", 3)  # Parts that don't divide a batch.
-    opened = data.open_data(make_spec(root, backend="mapped", flip=False)).split("train")
+    opened = data.open_data(make_spec(root, backend="mapped", flip=False)).splits["train"]
     unmirrored = take(local(opened, training(), (0, 8), num_threads=num_threads), 8)
     for batch, expected in zip(unmirrored, train(root), strict=True):
         mirrored = batch["crops"][:, 2] == 1
@@ -209,7 +209,7 @@ def test_devices_change_nothing(root, backend, mesh_shape, images):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices have memory of their own")
 def test_a_cpu_takes_mapped_images_without_a_copy_and_they_are_not_reused_meanwhile(root):
-    opened = data.open_data(make_spec(root, backend="mapped")).split("train")
+    opened = data.open_data(make_spec(root, backend="mapped")).splits["train"]
     stream = local(opened, training(), (0, 8))
     images = next(stream)["images"]
     placed = jax.make_array_from_callback(images.shape, ONE["images"], images.__getitem__)
@@ -228,7 +228,7 @@ def test_a_cpu_takes_mapped_images_without_a_copy_and_they_are_not_reused_meanwh
 
 @pytest.mark.parametrize("backend", ["tfdata", "mapped"])
 def test_processes_share_a_batch_by_rows(root, backend):
-    opened = data.open_data(make_spec(root, backend=backend)).split("train")
+    opened = data.open_data(make_spec(root, backend=backend)).splits["train"]
     for batches in (training(), plan.evaluation(TRAIN, batch_size=8, views=views(9, 4))):
         whole = take(local(opened, batches, (0, 8)), 3)
         for rows in [(0, 3), (3, 8)]:
@@ -305,7 +305,7 @@ def test_numbers_of_the_open_data(root):
     opened = data.open_data(make_spec(root))
     assert (opened.num_train, opened.num_eval, opened.num_classes) == (TRAIN, TEST, 3)
     assert opened.class_names == CLASSES
-    assert data.num_examples(opened, "test") == TEST
+    assert opened.splits["test"].num_examples == TEST
     full = data.open_data(dataclasses.replace(make_spec(root), image_size=224, resize_size=0))
     assert full.resize_size == 256  # The paper's.
 

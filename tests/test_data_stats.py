@@ -90,7 +90,7 @@ def test_statistics_are_computed_once(root, cache_folder, monkeypatch):
 def test_a_file_of_another_data_set_is_refused(root, cache_folder):
     opened = open_data(root)
     data.statistics(opened)
-    stamp = opened.split("train").stamp
+    stamp = opened.splits["train"].stamp
     file = stats.path(opened.spec.name, "train", 16, stamp)
     assert file.exists()
     with pytest.raises(UserError, match="another data set"):

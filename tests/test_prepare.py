@@ -219,7 +219,7 @@ def mapped(folder, copies_folder, **fields):
 
 def assert_squares(opened, folder, split):
     source = open_source(f"folder:{folder}", None, split)
-    squares = opened.split(split)
+    squares = opened.splits[split]
     rows = squares.rows(0, squares.num_examples)
     for i in range(source.num_examples):
         encoded, label = source.read(i)
@@ -252,7 +252,7 @@ def test_slices_of_a_tfds_set_are_mapped_from_its_whole_copy(folder, tmp_path):
     held = {
         backend: open_data(
             DataSpec(**known, **splits, backend=backend, copies=copies_folder)
-        ).split(splits["train_split"])
+        ).splits[splits["train_split"]]
         for backend, copies_folder in (("mapped", str(tmp_path / "raw")), ("device", None))
     }
     assert held["mapped"].num_examples == 19

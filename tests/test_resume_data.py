@@ -142,7 +142,7 @@ def test_evaluation_matches_classes_by_name_and_says_what_changed(trained, copy,
         logits, _ = net.model.apply({"params": net.params}, net.preprocess(path.read_bytes()))
         right += net.class_names[int(logits[0].argmax())] == path.parent.name
     assert result["top1_error"] == pytest.approx(100 * (27 - right) / 27)
-    evaluating.say_changes(workdir, run, "test")
+    evaluating.say_changes(workdir, evaluating.with_split(run, "test"), "test")
     said = " ".join(capsys.readouterr().out.split())
     assert "split 'test' has changed since its training: 36 examples then, 27 now" in said
 

@@ -1,12 +1,12 @@
 """Measures speed, prints it, and writes it where asked.
 
 python -m alexnet_jax.bench step|layers|input|train|comms|compile --config=FILE
-    [--config.FIELD=VALUE] [--against=torch] [--repeats=N] [--steps=N] [--seconds=S]
+    [--config.FIELD=VALUE] [--against=torch] [--repeats=N] [--steps=N] [--seconds=S] [--cold]
     [--target=CARD] [--devices=N] [--hlo=FILE] [--json=FILE] [--record]
 
 step    the compiled training step, its compilation, memory and share of the matmul peak; forward
 layers  where the step's time goes: each layer forward and its two gradients, timed alone
-input   the training pipeline alone, beside bare JPEG decoding of the same files
+input   the training pipeline alone, beside bare decoding, copying or reading (see input.py)
 train   what the loop costs over the slower of the bare step and the bare input
 comms   collectives and their bytes in each layout, from the compiled step
 compile the step compiled for GPUs that aren't here: estimates of its time and bytes (docs/speed.md)
@@ -56,6 +56,7 @@ def main(names):
         steps=values.steps,
         seconds=values.seconds,
         torch=values.against == "torch",
+        cold=values.cold,
         target=values.target,
         devices=values.devices,
         hlo=values.hlo,
@@ -97,6 +98,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("repeats", 10, "Turns that a median is taken over.")
     flags.DEFINE_integer("steps", 200, "Steps of a loop (train).")
     flags.DEFINE_float("seconds", 20.0, "Of a sample of a pipeline (input).")
+    flags.DEFINE_bool("cold", False, "Read a mapped copy from its disk each time (input).")
     flags.DEFINE_string("target", "h100", "The card to compile for (compile).")
     flags.DEFINE_integer("devices", 1, "How many of that card, in one host (compile).")
     cli.define_path("hlo", None, "A file to write the optimised program to (compile).")

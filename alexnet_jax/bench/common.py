@@ -25,6 +25,7 @@ class Options:
         seconds: of a sample of a pipeline, beside which its start and the batches that it reads
             ahead should be short.
         torch: whether to measure PyTorch too.
+        cold: whether the pages of a mapped copy are dropped before each sample.
         target: a card to compile for, by its file's name.
         devices: how many of that card.
         hlo: a file for the optimised program.
@@ -34,6 +35,7 @@ class Options:
     steps: int = 200
     seconds: float = 20.0
     torch: bool = False
+    cold: bool = False
     target: str = "h100"
     devices: int = 1
     hlo: str | None = None

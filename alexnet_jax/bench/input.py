@@ -1,76 +1,154 @@
-"""The training pipeline alone, beside bare JPEG decoding of the same files."""
+"""The training pipeline alone, beside the least that its backend has to do: its limit.
+
+The limit of `tfdata` is bare decoding of the same files, that of `mapped` bare copying of the same
+crops, or bare reading of their bytes where --cold drops the pages before each sample. CPU time
+stands beside wall time, because only it means something while other programs use the cores.
+"""
 
 import contextlib
 import dataclasses
-import io
 import os
 import statistics
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
-import numpy as np
-from PIL import Image
 
 from alexnet_jax import data
 from alexnet_jax.assemble import Run, make_model
-from alexnet_jax.bench import timing
+from alexnet_jax.bench import limits, timing
 from alexnet_jax.bench.common import Options, Table, batches
 from alexnet_jax.config import Config
-from alexnet_jax.data.plan import epoch_plan
-from alexnet_jax.data.sources import open_source
+from alexnet_jax.data import threads
+from alexnet_jax.data.copies import Copy
+from alexnet_jax.data.sources import Source
 from alexnet_jax.parallel import Layout, make_layout
+
+_TITLES = {
+    "pipeline": "pipeline",
+    "host": "its host's side alone",
+    "decoding": "bare decoding",
+    "copying": "bare copying",
+    "reading": "bare reading",
+    "torch": "DataLoader, a worker a core, Pillow",
+}
 
 
 def measure(config: Config, options: Options) -> dict:
     """Times the training pipeline alone: images cropped, flipped and on the device."""
     dataset = data.open_data(config.data)
-    batch_size, cores = config.batch_size, os.cpu_count()
-    contenders = {"pipeline": pipeline(_input_run(config, dataset))}
-    if dataset.spec.backend == "tfdata":
-        contenders["decoding"] = _bare_decoding(config, dataset, cores)
-        if options.torch:
-            from alexnet_jax.bench import torch_input
-
-            contenders["torch"] = torch_input.loader(config, dataset, cores)
-    times = timing.take_turns(contenders, options.repeats, options.seconds)
+    opened = dataset.splits[config.data.train_split]
+    contenders, compared = _contenders(config, dataset, opened, options)
+    meters = {name: _Meter(contender) for name, contender in contenders.items()}
+    times = timing.take_turns(meters, options.repeats, options.seconds)
+    cpu = {name: meter.seconds(options.repeats) for name, meter in meters.items()}
     result = {
-        "images_per_second": batch_size / statistics.median(times["pipeline"]),
-        "cores": cores,
+        "backend": dataset.spec.backend,
+        "cores": threads.cores(),
+        "load_average": os.getloadavg()[0],
         "resize_size": dataset.resize_size,
         "sample_seconds": options.seconds,
+        "cold": options.cold,
         **timing.spread(times["pipeline"], "batch_"),
+        **_rates(times["pipeline"], cpu["pipeline"], config.batch_size),
     }
     if dataset.spec.backend == "device":
         result["transfers_between_steps"] = 0  # else the guard in `pipeline` had raised
     for name in [each for each in contenders if each != "pipeline"]:
-        result[name] = {
-            "images_per_second": batch_size / statistics.median(times[name]),
-            **timing.ratios(times[name], times["pipeline"]),
+        ours = compared if name != "host" else "pipeline"
+        ratios = {
+            **timing.ratios(times[name], times[ours]),
+            "cpu_ratio": timing.ratio(cpu[name], cpu[ours]),
+        }
+        result[name] = _rates(times[name], cpu[name], config.batch_size) | ratios
+    if isinstance(opened, Source | Copy):
+        held = limits.python_seconds(config, dataset, opened)
+        result["python"] = {
+            "cpu_seconds": held,
+            "share": held / result["cpu_seconds"],
+            "images_per_second": 1 / held,
         }
     if "torch" in contenders:
+        from alexnet_jax.bench import torch_input
+
         result["torch"]["pixel_difference"] = torch_input.pixel_difference(config, dataset)
     return result
 
 
-def tables(result: dict) -> list[Table]:
-    """Lays out the pipeline's rate beside those of what it was compared with."""
-    rows = [("pipeline", f"{result['images_per_second']:,.0f}", "")]
-    if "transfers_between_steps" in result:
-        transfers = str(result["transfers_between_steps"])
-        rows.append(("host-to-device transfers between steps", transfers, ""))
-    names = {
-        "decoding": "bare decoding",
-        "torch": f"DataLoader, {result['cores']} workers, Pillow",
+def _contenders(
+    config: Config, dataset: data.Data, opened: data.Opened, options: Options
+) -> tuple[dict[str, Callable[[int], None]], str]:
+    """Returns what is timed in turn, and which of them is held against the limits."""
+    contenders = {"pipeline": pipeline(_input_run(config, dataset))}
+    if isinstance(opened, Source):
+        contenders["decoding"] = limits.decoding(config, opened)
+        if options.torch:
+            from alexnet_jax.bench import torch_input
+
+            contenders["torch"] = torch_input.loader(config, dataset, threads.cores())
+    if isinstance(opened, Copy) and dataset.spec.backend == "mapped":
+        contenders["host"] = limits.host(config, dataset, opened)
+        limit = limits.reading if options.cold else limits.copying
+        contenders[limit.__name__] = limit(config, dataset, opened)
+        if options.cold:
+            contenders = {
+                name: limits.dropping_pages(contender, opened)
+                for name, contender in contenders.items()
+            }
+        return contenders, "host"
+    return contenders, "pipeline"
+
+
+class _Meter:
+    """A contender whose CPU time is noted, of all threads and of PyTorch's worker processes."""
+
+    def __init__(self, contender: Callable[[int], None]):
+        self._contender = contender
+        self._noted: list[float] = []
+
+    def __call__(self, count: int) -> None:
+        others = getattr(self._contender, "cpu_of_workers", lambda: 0.0)
+        start = time.process_time() + others()
+        self._contender(count)
+        self._noted.append((time.process_time() + others() - start) / count)
+
+    def seconds(self, repeats: int) -> list[float]:
+        """Returns the CPU seconds of one call, of each of the last samples."""
+        return self._noted[-repeats:]
+
+
+def _rates(wall: list[float], cpu: list[float], batch_size: int) -> dict:
+    """Returns images a second, and the CPU seconds of an image, by the medians of the samples."""
+    return {
+        "images_per_second": batch_size / statistics.median(wall),
+        "cpu_seconds": statistics.median(cpu) / batch_size,
     }
-    for name in [each for each in names if each in result]:
-        each = result[name]
-        rows.append((names[name], f"{each['images_per_second']:,.0f}", f"{each['ratio']:.2f}"))
-    note = ""
+
+
+def tables(result: dict) -> list[Table]:
+    """Lays out the pipeline's rates beside those of what it was compared with."""
+    rows = []
+    for name in [each for each in _TITLES if each == "pipeline" or each in result]:
+        each = result if name == "pipeline" else result[name]
+        ratios = [f"{each[key]:.2f}" if key in each else "" for key in ("ratio", "cpu_ratio")]
+        rate, used = f"{each['images_per_second']:,.0f}", f"{1e3 * each['cpu_seconds']:.3f}"
+        rows.append((_TITLES[name], rate, used, *ratios))
+    notes = []
+    if "python" in result:
+        python = result["python"]
+        notes.append(
+            f"Python holds its lock for {1e3 * python['cpu_seconds']:.3f} ms an image at most,"
+            f" {100 * python['share']:.0f}% of the CPU time: a process stops scaling at"
+            f" {python['images_per_second']:,.0f} images/s or above"
+        )
+    if "transfers_between_steps" in result:
+        notes.append(f"host-to-device transfers between steps: {result['transfers_between_steps']}")
     if "torch" in result:
         difference = result["torch"]["pixel_difference"]
-        note = f"mean difference from its pixels: {difference:.2f} grey levels"
-    return [Table("input", ("", "images/s", "pipeline over it"), rows, note)]
+        notes.append(f"mean difference from the DataLoader's pixels: {difference:.2f} grey levels")
+    header = ("", "images/s", "CPU ms an image", "ours over it", "by CPU time")
+    title = f"input, backend {result['backend']}, {result['cores']} cores"
+    return [Table(title, header, rows, "; ".join(notes))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,27 +191,3 @@ def pipeline(run: Run | _InputRun) -> Callable[[int], None]:
             stream.close()
 
     return take
-
-
-def _order(config: Config, dataset: data.Data, count: int) -> np.ndarray:
-    """The first `count` examples that training reads."""
-    order, _ = epoch_plan(config.seed, 0, dataset.num_train, 0, crop=False, flip=False)
-    return np.resize(order, count)
-
-
-def _bare_decoding(config: Config, dataset: data.Data, cores: int) -> Callable[[int], None]:
-    """A contender: the files of as many batches, read and decoded by Pillow in threads, no more."""
-    source = open_source(config.data.name, config.data.data_dir, config.data.train_split)
-
-    def decode(i):
-        with Image.open(io.BytesIO(source.read(i)[0])) as image:
-            image.load()
-
-    pool = ThreadPoolExecutor(cores)
-
-    def run(count):
-        ids = _order(config, dataset, count * config.batch_size).tolist()
-        for _ in pool.map(decode, ids):
-            pass
-
-    return run

@@ -1,8 +1,11 @@
 """The same photographs by PyTorch's DataLoader; for `bench input --against=torch`."""
 
 import io
+import multiprocessing
+import os
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -68,7 +71,17 @@ def loader(config: Config, dataset: data.Data, workers: int) -> Callable[[int], 
         for _ in batches:
             pass
 
+    run.cpu_of_workers = _cpu_of_children
     return run
+
+
+def _cpu_of_children() -> float:
+    """The CPU seconds that the DataLoader's workers have taken, which live as long as it does."""
+    seconds = 0.0
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def pixel_difference(config: Config, dataset: data.Data, count: int = 64) -> float:

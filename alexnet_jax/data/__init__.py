@@ -1,7 +1,15 @@
 """The one interface to data: `open_data`, then batches of global arrays and the statistics."""
 
 from alexnet_jax.data.batches import eval_batches, train_batches
-from alexnet_jax.data.dataset import Data, checked, open_data, open_for_evaluation, open_squares
+from alexnet_jax.data.dataset import (
+    Data,
+    checked,
+    open_data,
+    open_for_evaluation,
+    open_split,
+    open_squares,
+)
+from alexnet_jax.data.opening import Opened
 from alexnet_jax.data.plan import View, views
 from alexnet_jax.data.sources import Progress
 from alexnet_jax.data.spec import DataSpec
@@ -10,21 +18,17 @@ from alexnet_jax.data.stats import Statistics, statistics
 __all__ = [
     "Data",
     "DataSpec",
+    "Opened",
     "Progress",
     "Statistics",
     "View",
     "checked",
     "eval_batches",
-    "num_examples",
     "open_data",
     "open_for_evaluation",
+    "open_split",
     "open_squares",
     "statistics",
     "train_batches",
     "views",
 ]
-
-
-def num_examples(data: Data, split: str, *, progress: Progress | None = None) -> int:
-    """Returns the number of examples of a split, which may be any that the data set has."""
-    return data.split(split, progress).num_examples

@@ -36,7 +36,7 @@ def train_batches(
     Raises UserError if an epoch has no whole batch and, from the stream, for an undecodable image.
     """
     spec = data.spec
-    num_examples = data.split(spec.train_split).num_examples
+    num_examples = data.splits[spec.train_split].num_examples
     if batch_size > num_examples:
         raise UserError(
             f"batch_size is {batch_size}, more than the {num_examples} examples of"
@@ -63,7 +63,7 @@ def eval_batches(
     each of the V `views` (see plan.views): an image is decoded once for all of them. The last batch
     is filled up with black images of mask 0, label 0 and id -1.
     """
-    num_examples = data.split(split).num_examples
+    num_examples = data.splits[split].num_examples
     batches = plan.evaluation(num_examples, batch_size=batch_size, views=views)
     return _stream(data, split, batches, shardings)
 
@@ -72,9 +72,9 @@ def _stream(
     data: Data, split: str, batches: Batches, shardings: Shardings
 ) -> Iterator[dict[str, jax.Array]]:
     size = data.spec.image_size
-    opened = data.split(split)
+    opened = data.splits[split]
     if data.spec.backend == "device":
-        return device.stream(data.placed(split, shardings), batches, size, shardings)
+        return device.stream(device.placed(opened, shardings), batches, size, shardings)
     rows = _local_rows(shardings, batches, size)
     if isinstance(opened, Copy):
         local = mapped.stream(opened, batches, image_size=size, rows=rows)

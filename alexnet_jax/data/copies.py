@@ -33,7 +33,7 @@ class NoCopy(UserError):
     """No copy in the folder is of these data (as opposed to one that is, and is damaged)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Copy:
     """The squares of a split in memory-mapped files, of which only what is used is read.
 

@@ -1,11 +1,9 @@
 """A data set that is open: which splits it has, what each of them is, and where it is held."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from alexnet_jax.data import decoded, device, opening, tfdata
-from alexnet_jax.data.device import Shardings
+from alexnet_jax.data import decoded, opening, tfdata
 from alexnet_jax.data.identity import Identity
 from alexnet_jax.data.opening import Opened
 from alexnet_jax.data.sources import Progress, Source, plain_name
@@ -13,28 +11,31 @@ from alexnet_jax.data.spec import BACKENDS, DataSpec
 from alexnet_jax.errors import UserError, choose
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Data:
-    """A data set, whose splits are opened when they are first asked for and then stay open.
+    """A data set, of which some splits are open.
 
-    The backend of `spec` is never 'auto' once a split is open; `choice` then says why it is what
-    it is, in a line, or is empty where the specification named it.
-    `resize_size` is the side R of its squares. `num_train` is None where the training split was not
-    opened and isn't known. `bad` lists the undecodable images met so far, where they are skipped:
-    {split: {id: reason}}. `left_out` says of each split opened so far which files in its folder are
-    not read, and why; `contents` has the digest of each that was read as a whole.
+    Attributes:
+        spec: what is read and how; its backend is 'auto' only while no split is open.
+        class_names: the classes of the training split, in the order of the labels.
+        resize_size: the side R of the squares, in pixels.
+        num_train: examples of the training split; None where it isn't open and that isn't known.
+        splits: what each open split is held by.
+        bad: the undecodable images of each open split, where they are skipped: {split: {id:
+            reason}}. It is a notebook, and no part of the value: whoever decodes an image that is
+            bad, as `statistics` and the streams of the backend 'tfdata' do, writes it down there.
+        contents: the digest of each split that was read as a whole.
+        choice: why the backend is what it is, in a line; empty where the specification named it.
     """
 
     spec: DataSpec
     class_names: tuple[str, ...]
     resize_size: int
     num_train: int | None = None
-    bad: dict[str, dict[int, str]] = field(default_factory=dict)
-    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    contents: dict[str, str] = field(default_factory=dict)
+    splits: Mapping[str, Opened] = field(default_factory=dict, repr=False)
+    bad: Mapping[str, dict[int, str]] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
     choice: str = ""
-    _splits: dict[str, Opened] = field(default_factory=dict, repr=False)
-    _placed: dict[Any, device.DeviceSplit] = field(default_factory=dict, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -44,53 +45,20 @@ class Data:
     @property
     def num_eval(self) -> int:
         """The number of examples of the evaluation split."""
-        return self.split(self.spec.eval_split).num_examples
+        return self.splits[self.spec.eval_split].num_examples
 
-    def split(self, split: str, progress: Progress | None = None) -> Opened:
-        """Returns a split, opened; `progress` is called while it is decoded."""
-        if split not in self._splits:
-            source = opening.find_source(
-                self.spec, split, self.resize_size, self.class_names, progress
-            )
-            self.open({split: source}, progress)
-        return self._splits[split]
+    @property
+    def left_out(self) -> dict[str, tuple[str, ...]]:
+        """Which files in the folder of each open split are not read, and why."""
+        return {split: opened.left_out for split, opened in self.splits.items()}
 
-    def open(self, sources: dict[str, Source | None], progress: Progress | None = None) -> None:
-        """Opens splits of which the sources are found; see opening.find_source."""
-        if self.spec.backend == "auto":
-            backend, self.choice = opening.choose_backend(
-                self.spec, self.resize_size, sources, self.class_names
-            )
-            self.spec = replace(self.spec, backend=backend)
-        for split, source in sources.items():
-            opened = opening.hold(
-                self.spec, split, self.resize_size, source, self.class_names, progress
-            )
-            if opened.class_names != self.class_names:
-                raise UserError(
-                    f"split {split!r} of {self.spec.name!r} has other classes than training had"
-                )
-            self.add(split, opened)
-
-    def add(self, split: str, opened: Opened) -> None:
-        """Takes in a split that is open."""
-        self._splits[split] = opened
-        self.left_out[split] = opened.left_out
-        if not isinstance(opened, Source):
-            self.contents[split] = opened.contents
-        if self.spec.skip_bad:
-            self.bad[split] = {} if isinstance(opened, Source) else dict(opened.bad)
-
-    def placed(self, split: str, shardings: Shardings) -> device.DeviceSplit:
-        """Returns a split of decoded squares on the devices of `shardings`."""
-        key = split, device.replicated(shardings)
-        if key not in self._placed:
-            self._placed[key] = device.place(self.split(split), shardings)
-        return self._placed[key]
+    def with_contents(self, split: str, contents: str) -> "Data":
+        """Returns the data set with the digest of a split that was read as a whole."""
+        return replace(self, contents={**self.contents, split: contents})
 
     def identity(self, split: str) -> Identity:
-        """Returns what is known of a split: more once it was read as a whole."""
-        opened = self.split(split)
+        """Returns what is known of an open split: more once it was read as a whole."""
+        opened = self.splits[split]
         return Identity(
             split=split,
             origin=opened.origin,
@@ -100,6 +68,51 @@ class Data:
             contents=self.contents.get(split, ""),
             files=opened.files,
         )
+
+
+def open_split(data: Data, split: str, *, progress: Progress | None = None) -> Data:
+    """Returns the data set with a split open, which may be any that it has.
+
+    Args:
+        data: the data set.
+        split: a split, or TFDS's expression for a part of one.
+        progress: called with (what, done, total) while the split is prepared and decoded.
+
+    Raises:
+        UserError: the split isn't there, or isn't what the specification says.
+    """
+    if split in data.splits:
+        return data
+    source = opening.find_source(data.spec, split, data.resize_size, data.class_names, progress)
+    return _with(data, {split: source}, progress)
+
+
+def _with(data: Data, sources: Mapping[str, Source | None], progress: Progress | None) -> Data:
+    """Returns the data set with splits open whose sources are found; see opening.find_source."""
+    spec, choice = data.spec, data.choice
+    if spec.backend == "auto":
+        backend, choice = opening.choose_backend(spec, data.resize_size, sources, data.class_names)
+        spec = replace(spec, backend=backend)
+    opened = {
+        split: opening.hold(spec, split, data.resize_size, source, data.class_names, progress)
+        for split, source in sources.items()
+    }
+    for split, each in opened.items():
+        if each.class_names != data.class_names:
+            raise UserError(f"split {split!r} of {spec.name!r} has other classes than training had")
+    return _holding(replace(data, spec=spec, choice=choice), opened)
+
+
+def _holding(data: Data, opened: Mapping[str, Opened]) -> Data:
+    """Returns the data set with splits that are open."""
+    squares = {split: each for split, each in opened.items() if not isinstance(each, Source)}
+    bad = {split: dict(squares[split].bad) if split in squares else {} for split in opened}
+    return replace(
+        data,
+        splits={**data.splits, **opened},
+        bad={**data.bad, **(bad if data.spec.skip_bad else {})},
+        contents={**data.contents, **{split: each.contents for split, each in squares.items()}},
+    )
 
 
 def open_data(
@@ -132,14 +145,13 @@ def open_data(
         )
     data = Data(spec, known.class_names, resize_size, known.num_examples)
     test = opening.find_source(spec, spec.eval_split, resize_size, known.class_names, progress)
-    data.open({spec.train_split: train, spec.eval_split: test}, progress)
-    return data
+    return _with(data, {spec.train_split: train, spec.eval_split: test}, progress)
 
 
 def open_for_evaluation(
     spec: DataSpec, *, class_names: Sequence[str], num_train: int | None
 ) -> Data:
-    """Returns the data set of a run that has ended, of which nothing is opened before it is used.
+    """Returns the data set of a run that has ended, of which no split is open; see `open_split`.
 
     Args:
         spec: what to read and how.
@@ -153,8 +165,7 @@ def open_for_evaluation(
 def open_squares(spec: DataSpec, squares: decoded.Squares, *, num_train: int) -> Data:
     """Returns a data set of which `squares` stand for the `num_train` examples of training."""
     data = Data(spec, squares.class_names, squares.resize_size, num_train)
-    data.add(spec.train_split, squares)
-    return data
+    return _holding(data, {spec.train_split: squares})
 
 
 def checked(spec: DataSpec) -> tuple[DataSpec, int]:

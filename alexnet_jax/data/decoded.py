@@ -17,7 +17,7 @@ _FORMAT = 2  # Raise it when `decode` gives other pixels. (2: images of 32 bits,
 RESERVE = 2**30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Squares:
     """A decoded split in host memory: squares uint8 [N, R, R, 3], labels int32 [N].
 

@@ -5,6 +5,7 @@ Batches are cut from them there. The numbers equal those of the other backends.
 
 import functools
 import itertools
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,13 +54,35 @@ def room(devices: list[jax.Device]) -> int:
     return max(0, free - RESERVE)
 
 
-def place(split: Squares | Copy, shardings: Shardings) -> DeviceSplit:
-    """Puts the squares on the devices of `shardings`' mesh, a part at a time.
+# The splits that lie on devices, as long as anything refers to them.
+_placed: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
-    Whole on each where they fit beside the reserve; otherwise split over the mesh. Raises UserError
-    where they don't fit then either.
+
+def placed(split: Squares | Copy, shardings: Shardings) -> DeviceSplit:
+    """Returns a split on the devices of `shardings`, put there when it is first asked for.
+
+    Raises:
+        UserError: it takes more memory than the devices have; see `_place`.
     """
     everywhere = replicated(shardings)
+    meshes = _placed.setdefault(split, {})
+    if everywhere not in meshes:
+        meshes[everywhere] = _place(split, everywhere)
+    return meshes[everywhere]
+
+
+def _place(split: Squares | Copy, everywhere: jax.sharding.Sharding) -> DeviceSplit:
+    """Puts the squares on the devices of a mesh, a part at a time.
+
+    They lie whole on each device where they fit beside the reserve, and split over all otherwise.
+
+    Args:
+        split: the squares.
+        everywhere: the sharding that puts an array whole on each device.
+
+    Raises:
+        UserError: they don't fit even when they are split.
+    """
     count, side = split.num_examples, split.resize_size
     size, num_devices = count * side**2 * 3, everywhere.num_devices
     free = room(list(everywhere.addressable_devices))

@@ -22,7 +22,7 @@ Batch = dict[str, np.ndarray]
 
 _PART = 16  # Images in one task of a thread: handing it out then costs next to nothing.
 _AHEAD = 2  # Batches that are filled before they are asked for.
-_MOST_THREADS = 8  # More don't copy faster out of memory.
+MOST_THREADS = 8  # More don't copy faster out of memory.
 _ALIGNMENT = 64  # Bytes, XLA's.
 
 
@@ -71,7 +71,7 @@ def stream(
         }
         return batch, [pool.submit(fill, batch, step, row) for row in range(0, hi - lo, _PART)]
 
-    pool = ThreadPoolExecutor(num_threads or min(threads.cores(), _MOST_THREADS))
+    pool = ThreadPoolExecutor(num_threads or min(threads.cores(), MOST_THREADS))
     ahead = collections.deque()
     try:
         for step in batches.steps:

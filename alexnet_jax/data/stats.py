@@ -45,11 +45,17 @@ class Statistics:
 def statistics(data: Data, *, progress: Progress | None = None) -> Statistics:
     """Returns the statistics of the train split's R x R squares, kept in the cache folder.
 
-    The same from all backends. `progress(what, done, total)` is called while computing.
-    Afterwards `data.bad` lists all undecodable images of the train split, if they are skipped.
-    Raises UserError if there are any and they are not.
+    They are the same from all backends. Afterwards `data.bad` lists all undecodable images of the
+    train split, if they are skipped.
+
+    Args:
+        data: the data set, whose training split is open.
+        progress: called with (what, done, total) while the statistics are computed.
+
+    Raises:
+        UserError: there are undecodable images, and they are not skipped.
     """
-    spec, split = data.spec, data.split(data.spec.train_split)
+    spec, split = data.spec, data.splits[data.spec.train_split]
     file = path(spec.name, spec.train_split, data.resize_size, split.stamp)
     kept = load(file, split.stamp)
     if kept is not None:
@@ -58,7 +64,6 @@ def statistics(data: Data, *, progress: Progress | None = None) -> Statistics:
             raise UserError(squares.bad_image(min(bad.items())[1]))
         if bad:
             data.bad[spec.train_split].update(bad)
-        data.contents.setdefault(spec.train_split, result.contents)
         return result
     if isinstance(split, Source):
         read, contents = identity.digesting(split.read, split.num_examples)
@@ -75,7 +80,6 @@ def statistics(data: Data, *, progress: Progress | None = None) -> Statistics:
         )
         result = compute(chunks, total=split.num_examples, progress=progress)
         result = replace(result, contents=split.contents)
-    data.contents[spec.train_split] = result.contents
     save(file, result, split.stamp, data.bad.get(spec.train_split, {}))
     return result
 
