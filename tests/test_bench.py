@@ -197,15 +197,28 @@ def test_layers_names_each_operation(config_file, tmp_path):
 
 
 def test_input(config_file, tmp_path):
-    result, _ = run("input", config_file, tmp_path, "--config.data.backend=tfdata", "--seconds=1")
+    result, _ = run("input", config_file, tmp_path, "--config.data.backend=tfdata", "--seconds=0.1")
     assert result["images_per_second"] > 0
     assert result["decoding"]["ratio"] > 0
     assert result["resize_size"] == 36
-    assert result["sample_seconds"] == 1
+    assert result["sample_seconds"] == 0.1
+    assert 0 < result["python"]["cpu_seconds"] < result["cpu_seconds"]
+
+
+def test_input_from_a_mapped_copy(config_file, tmp_path):
+    prepare(load_config(config_file).data, tmp_path / "copies", raw=True)
+    arguments = ("--config.data.backend=mapped", f"--config.data.copies={tmp_path / 'copies'}")
+    for more, limit in ((), "copying"), (("--cold",), "reading"):
+        given = (*arguments, *more, "--seconds=0.1")
+        result, text = run("input", config_file, tmp_path, *given)
+        assert result["images_per_second"] > 0
+        assert result[limit]["cpu_ratio"] > 0
+        assert f"bare {limit}" in text
+        assert "a process stops scaling" in text
 
 
 def test_the_device_backend_sends_nothing(config_file, tmp_path):
-    result, _ = run("input", config_file, tmp_path, "--seconds=1")
+    result, _ = run("input", config_file, tmp_path, "--seconds=0.1")
     assert result["transfers_between_steps"] == 0
 
 

@@ -26,11 +26,11 @@ from alexnet_jax.parallel import Layout, make_layout
 
 _TITLES = {
     "pipeline": "pipeline",
-    "host": "its host's side alone",
+    "host": "on the host alone",
     "decoding": "bare decoding",
     "copying": "bare copying",
     "reading": "bare reading",
-    "torch": "DataLoader, a worker a core, Pillow",
+    "torch": "DataLoader of Pillow",
 }
 
 

@@ -78,7 +78,7 @@ def _stream(
     rows = _local_rows(shardings, batches, size)
     if isinstance(opened, Copy):
         local = mapped.stream(opened, batches, image_size=size, rows=rows)
-        return map(_mirrored, _put_ahead(local, shardings, batches.batch_size, rows[0]))
+        return _mirrored(_put_ahead(local, shardings, batches.batch_size, rows[0]))
     local = tfdata.stream(
         opened,
         batches,
@@ -90,8 +90,10 @@ def _stream(
     return _put_ahead(local, shardings, batches.batch_size, rows[0])
 
 
-def _mirrored(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return batch | {"images": mapped.flipped(batch["images"], batch["crops"])}
+def _mirrored(batches: Iterator[dict[str, jax.Array]]) -> Iterator[dict[str, jax.Array]]:
+    """Yields the batches with their images mirrored where their crops say so, on the devices."""
+    for batch in batches:
+        yield batch | {"images": mapped.flipped(batch["images"], batch["crops"])}
 
 
 def _local_rows(shardings: Shardings, batches: Batches, size: int) -> tuple[int, int]:
