@@ -12,6 +12,7 @@ import pytest
 from alexnet_jax import models
 from alexnet_jax.bench import layers, timing
 from alexnet_jax.config import load_config
+from alexnet_jax.prepare import prepare
 from experiments import bench_table
 from tests import tiny
 
