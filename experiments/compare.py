@@ -52,6 +52,10 @@ def _trained(name: str) -> Callable[[dict], float | None]:
     return of
 
 
+def _gap(line: dict) -> float:
+    return line["final"]["top1_error"] - _trained("top1_error")(line)
+
+
 class AtLeast(float):
     """A number of a run that ended before it was known: it is this or more."""
 
@@ -77,6 +81,7 @@ MEASURES = {
     "loss": Measure("loss", _final("loss"), digits=3),
     "train_top1_error": Measure("training error, %", _trained("top1_error")),
     "train_loss": Measure("training loss", _trained("loss"), digits=3),
+    "gap": Measure("validation error above training error, points", _gap),
     "rise": Measure("rise of the loss after its lowest", _rise, digits=3),
     "best_epoch": Measure("epoch of the lowest loss", _best_epoch, digits=1, ratio=True),
     "epochs_to_25": Measure("epochs to 25% training error", _epochs_to_target, ratio=True),

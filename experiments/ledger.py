@@ -124,7 +124,12 @@ CLAIMS = (
         "about 2×",
         ("dropout", "dropout_few"),
     ),
-    Claim(8, "Dropout's rate × the pooling (no such grid in the paper)", "", ("dropout_pooling",)),
+    Claim(
+        8,
+        "Dropout's rate × the pooling (no such grid in the paper)",
+        "",
+        ("dropout_pooling", "dropout_pooling_few", "dropout_pooling_long"),
+    ),
     Claim(
         9,
         "ReLU reaches 25% training error sooner than tanh (3.1, Figure 1)",
