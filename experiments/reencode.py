@@ -15,19 +15,17 @@ the pixels of both are from each other.
 """
 
 import io
-import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 from PIL import Image
-from tensorboardX.record_writer import RecordWriter
-from tensorflow_datasets.proto import tf_example_pb2
 
 from alexnet_jax import cli, console
-from alexnet_jax.data import tfrecord
-from alexnet_jax.errors import UserError
+from alexnet_jax.data import tfds_files
+from alexnet_jax.data.sources import Source, open_source
 
 QUALITY, SUBSAMPLING = 75, "4:2:0"  # those of cifar10_jpeg, from its dataset_info.json
 SHIFT = 4  # pixels, half a block
@@ -43,40 +41,46 @@ def encode_again(image: Image.Image) -> Image.Image:
 
 
 def write_twice(name: str, data_dir: str, out: Path) -> float:
-    """Writes the original's copy and NAME_twice below `out`.
+    """Writes a copy of a set and NAME_twice below `out`.
 
     Returns:
-        The mean absolute difference of their pixels over all splits, in grey levels.
+        The mean absolute difference of their pixels over both splits, in grey levels.
 
     Raises:
-        UserError: there is no TFDS set of JPEGs by that name and version 1.0.0 in `data_dir`.
+        UserError: there is no such set in `data_dir`.
     """
-    original = Path(data_dir) / name / "1.0.0"
-    if not (original / "dataset_info.json").is_file():
-        raise UserError(f"no TFDS set in {original}: name it with --name and --data_dir")
-    once, twice = out / name / "1.0.0", out / f"{name}_twice" / "1.0.0"
-    shutil.copytree(original, once, dirs_exist_ok=True)
-    twice.mkdir(parents=True, exist_ok=True)
+    splits = {split: open_source(name, data_dir, split) for split in ("train", "test")}
+    shutil.copytree(Path(data_dir) / name, out / name, dirs_exist_ok=True)
+    twice = f"{name}_twice"
+    folder = out / twice / "1.0.0"
+    folder.mkdir(parents=True, exist_ok=True)
     differences = []
-    for path in sorted(original.glob("*.tfrecord-*")):
-        writer = RecordWriter(str(twice / path.name.replace(name, f"{name}_twice", 1)))
-        for record in tfrecord.records(path):
-            example = tf_example_pb2.Example.FromString(record)
-            image = example.features.feature["image"].bytes_list
-            first = Image.open(io.BytesIO(image.value[0])).convert("RGB")
+
+    def again(source: Source) -> Iterator[tuple[bytes, int]]:
+        for number in range(source.num_examples):
+            encoded, label = source.read(number)
+            first = Image.open(io.BytesIO(encoded)).convert("RGB")
             second = encode_again(first)
             differences.append(np.abs(np.int16(first) - np.int16(second)).mean())
             png = io.BytesIO()
             second.save(png, "PNG")
-            image.value[0] = png.getvalue()
-            writer.write(example.SerializeToString(deterministic=True))
-        writer.close()
-    features = (original / "features.json").read_text()
-    (twice / "features.json").write_text(features.replace('"jpeg"', '"png"'))
-    shutil.copy(original / "label.labels.txt", twice)
-    info = json.loads((original / "dataset_info.json").read_text())
-    info |= {"name": twice.parent.name, "description": f"{name}, through JPEG once more."}
-    (twice / "dataset_info.json").write_text(json.dumps(info, indent=2))
+            yield png.getvalue(), label
+
+    written = {}
+    for split, source in splits.items():
+        path = folder / tfds_files.shard_name(twice, split, 0, 1)
+        count, size = tfds_files.write_records(path, again(source))
+        written[split] = [count], size
+    tfds_files.write_description(
+        folder,
+        name=twice,
+        description=f"{name}, through JPEG once more.",
+        class_names=splits["train"].class_names,
+        encoding="png",
+        side=None,
+        splits=written,
+        more={},
+    )
     return float(np.mean(differences))
 
 
