@@ -1,5 +1,6 @@
 """From a configuration to objects: the data, the net, the mesh and the compiled steps."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,6 +111,7 @@ def assemble(
     if dataset is None:
         progress(f"opening {config.data.name}", 0, 0)
         dataset = data.open_data(config.data, progress=progress)
+    config = suited(config, dataset.num_train)
     model = make_model(config, dataset.num_classes)
     layout = make_layout(
         config.mesh, towers=model.towers, batch_size=config.batch_size, devices=devices
@@ -160,6 +162,45 @@ def assemble(
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
+
+
+def suited(config: Config, num_images: int) -> Config:
+    """Returns the configuration with the numbers that it leaves to the number of training images.
+
+    A batch has about an eighth of the images, a power of two from 4 to 64. About 20,000 images are
+    seen in 15 to 60 epochs, each of which is logged once.
+    """
+    count = max(num_images, 1)
+    batch_size, num_epochs, log = config.batch_size, config.num_epochs, config.log_every_steps
+    if batch_size is None:
+        batch_size = min(64, max(4, 2 ** round(math.log2(count / 8))))
+    if num_epochs is None:
+        num_epochs = min(60, max(15, round(20_000 / count)))
+    if log is None:
+        log = max(1, count // batch_size)
+    return replace(config, batch_size=batch_size, num_epochs=num_epochs, log_every_steps=log)
+
+
+def notes(config: Config, run: Run, workdir: Path, step: int) -> list[str]:
+    """Says, a line each, what of the run of `config` isn't plain from it; `step` were made."""
+    return [
+        *chosen_numbers(config, run),
+        *beyond_the_end(run),
+        *other_length(run, workdir, step),
+    ]
+
+
+def chosen_numbers(config: Config, run: Run) -> list[str]:
+    """Says, in a line or none, which numbers suit the images because `config` has none."""
+    said = {
+        "batch_size": f"batches of {run.config.batch_size}",
+        "num_epochs": f"{run.config.num_epochs} epochs of {run.steps_per_epoch} steps",
+        "log_every_steps": f"a line each {run.config.log_every_steps} steps",
+    }
+    left = [text for name, text in said.items() if getattr(config, name) is None]
+    if not left:
+        return []
+    return [f"for {run.data.num_train:,} training images: {', '.join(left)}"]
 
 
 def beyond_the_end(run: Run) -> list[str]:
@@ -236,8 +277,9 @@ def _check(config: Config) -> None:
         if sizes and abs(value) > LARGEST:
             raise UserError(f"{name}={value}: must be at most {LARGEST}")
     for name in ("batch_size", "num_epochs", "log_every_steps", "keep_checkpoints"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name}={getattr(config, name)}: must be at least 1")
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value}: must be at least 1")
     for name in ("num_train_steps", "seed"):
         if (getattr(config, name) or 0) < 0:
             raise UserError(f"{name}={getattr(config, name)}: must not be negative")

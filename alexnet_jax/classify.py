@@ -1,7 +1,10 @@
 """What is in a picture: the likeliest classes with their probabilities.
 
-python -m alexnet_jax.classify --workdir=RUN | --weights=FILE  IMAGE|FOLDER …
+python -m alexnet_jax.classify [--workdir=RUN | --weights=NAME|FILE]  IMAGE|FOLDER …
     [--top=5] [--views=1|9|10] [--names=FILE] [--json] [--plot=out.png]
+python -m alexnet_jax.classify --list
+
+Without a run or weights it is a net that comes with the package; --list names those.
 
 Softmax probabilities are averaged over the views of each picture (paper, section 4.1). Exits with
 1 where a picture could not be read; the others are answered all the same.
@@ -18,7 +21,7 @@ from absl import flags
 
 from alexnet_jax import cli, console
 from alexnet_jax.errors import UserError, local_path
-from alexnet_jax.trained import names, pictures, plots
+from alexnet_jax.trained import names, pictures, plots, shipped
 from alexnet_jax.trained.pretrained import Pretrained, open_pretrained
 
 PLOTTED = 24  # pictures in one plot
@@ -114,8 +117,10 @@ def _plotted(each: Answer, net: Pretrained, shown_names: Sequence[str]) -> plots
 
 
 def main(files):
-    """Classifies the files; returns the exit status."""
+    """Classifies the files, or lists nets; returns the exit status."""
     given = flags.FLAGS
+    if given.list:
+        return shipped.show()
     return answer(
         pictures.net_path(),
         files,
@@ -132,6 +137,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("top", 5, "How many classes to name.")
     flags.DEFINE_integer("views", 1, "Crops of each picture to average: 1, 9 or 10.")
     cli.define_path("names", None, "A file with a name for each class, a line each.")
+    flags.DEFINE_boolean("list", False, "Name the nets that come with the package.")
     flags.DEFINE_boolean("json", False, "Print a line of JSON for each picture.")
     cli.define_path("plot", None, "An image file to draw pictures and bars into.")
     cli.run(main, takes_files=True)

@@ -75,6 +75,7 @@ def run(
     *,
     takes_files: bool = False,
     required: Sequence[str] = (),
+    instead_of_config: Sequence[str] = (),
 ) -> None:
     """Parses the flags, runs `main(files)` and exits with what it returns (None: 0).
 
@@ -85,6 +86,7 @@ def run(
         main: the command, called with the arguments that aren't flags; it returns the exit status.
         takes_files: arguments without dashes are allowed, and handed to `main`.
         required: names of the flags that must be given.
+        instead_of_config: names of flags of which any stands for a configuration.
     """
 
     def set_up_main(argv):
@@ -93,7 +95,10 @@ def run(
 
     process.begin()
     try:
-        app.run(set_up_main, flags_parser=lambda argv: _parse(argv, takes_files, required))
+        app.run(
+            set_up_main,
+            flags_parser=lambda argv: _parse(argv, takes_files, required, instead_of_config),
+        )
     except UserError as error:
         distributed.end_if_lost(error)
         print(f"error: {error}", file=sys.stderr)
@@ -108,7 +113,9 @@ def run(
     distributed.leave(1)
 
 
-def _parse(argv: list[str], takes_files: bool, required: Sequence[str]) -> list[str]:
+def _parse(
+    argv: list[str], takes_files: bool, required: Sequence[str], instead_of_config: Sequence[str]
+) -> list[str]:
     if {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"} & set(argv[1:]):
         print(help_text(required))
         if "--helpfull" in argv:
@@ -124,9 +131,10 @@ def _parse(argv: list[str], takes_files: bool, required: Sequence[str]) -> list[
         raise UserError(f"unexpected argument '{rest[1]}': {_as_flag(rest[1])}")
     if "config" in flags.FLAGS:
         flag = flags.FLAGS["config"]
-        if flag.value is None:
+        if flag.value is not None:
+            flag.value = freeze(flag.value, f"configuration '{flag.config_filename}'")
+        elif not any(flags.FLAGS[name].value for name in instead_of_config):
             raise UserError("no configuration: give one, e.g. --config=configs/default.py")
-        flag.value = freeze(flag.value, f"configuration '{flag.config_filename}'")
     for name in required:
         if flags.FLAGS[name].value is None:
             raise UserError(f"--{name} is missing: {flags.FLAGS[name].help}")

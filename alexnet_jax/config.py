@@ -50,19 +50,24 @@ ModelSpec = dataclasses.make_dataclass(
 
 @dataclass(frozen=True)
 class Config:
-    """All that a run is told. The defaults are the paper's, on ImageNet (ILSVRC-2012)."""
+    """All that a run is told. The defaults are the paper's, on ImageNet (ILSVRC-2012).
+
+    Where batch_size, num_epochs or log_every_steps is None, it suits the number of training images:
+    see `assemble.suited`.
+    """
 
     seed: int = 0  # of the initial weights, the order, crops, flips and dropout
-    batch_size: int = 128  # images per step over all devices (paper, section 5)
-    num_epochs: int = 90  # passes over the training set (paper, section 5: "roughly 90")
+    batch_size: int | None = 128  # images per step over all devices (paper, section 5)
+    num_epochs: int | None = 90  # passes over the training set (paper, section 5: "roughly 90")
     num_train_steps: int | None = None  # ends the run at this step; None: after num_epochs
     init_from: str = ""  # a run or import_weights' --out whose weights it begins with; '': none
-    log_every_steps: int = 100  # steps between lines of training loss; at most an epoch
+    log_every_steps: int | None = 100  # steps between lines of training loss; at most an epoch
     eval_every_steps: int | None = None  # between evaluations; None: an epoch; -1: only at the end
     checkpoint_every_steps: int | None = None  # between saves; None: an epoch; -1: only at the end
     keep_checkpoints: int = 3  # newest checkpoints kept, beside the best
     on_nonfinite: str = "stop"  # at a loss or gradient that isn't finite; or 'skip' that step
     on_save_error: str = "stop"  # where nothing can be saved; or 'continue' without
+    per_class: bool = False  # at the end write errors by class and the worst mistakes
     deterministic: bool = False  # have a GPU, too, compute the same bits in every run
 
     data: DataSpec = field(default_factory=DataSpec)
@@ -97,14 +102,14 @@ RESUMABLE = frozenset(
         *("num_epochs", "num_train_steps", "log_every_steps"),
         *("eval_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
         *("data.data_dir", "data.backend", "data.copies", "mesh.data", "mesh.model", "mesh.layout"),
-        *("on_nonfinite", "on_save_error", "deterministic", "data.bad_images"),
+        *("on_nonfinite", "on_save_error", "deterministic", "data.bad_images", "per_class"),
     }
 )
 
 # Fields that earlier commits didn't know, with what their runs did.
 _LATER_FIELDS = {
     **{"on_nonfinite": "stop", "on_save_error": "stop", "deterministic": False},
-    **{"init_from": "", "data.copies": "", "model.layer_init_scales": ()},
+    **{"init_from": "", "per_class": False, "data.copies": "", "model.layer_init_scales": ()},
 }
 
 # What fields were called by earlier commits, and those of which 0 said what None says.
@@ -236,14 +241,28 @@ def read_config(workdir: Path) -> Config:
     """
     path = Path(workdir) / "config.json"
     try:
-        given = _LATER_FIELDS | _read(_with_tuples(json.loads(path.read_text())), f"'{path}'")
-        if lacking := SCHEMA.keys() - given.keys():
-            raise ValueError(f"it has no {', '.join(sorted(lacking))}")
-        return _from_flat(given)
+        return from_dict(json.loads(path.read_text()), f"'{path}'")
     except FileNotFoundError:
         raise UserError(f"no run in '{workdir}': it has no config.json") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
         raise UserError(f"'{path}' cannot be read: {error}") from None
+
+
+def from_dict(nested: Mapping[str, Any], where: str) -> Config:
+    """Returns the configuration that `to_dict` gave, of this commit or of an earlier one.
+
+    Args:
+        nested: the fields by sections, as JSON has them.
+        where: what an error names.
+
+    Raises:
+        UserError: it has an unknown field.
+        ValueError, TypeError, KeyError, AttributeError: it is damaged.
+    """
+    given = _LATER_FIELDS | _read(_with_tuples(nested), where)
+    if lacking := SCHEMA.keys() - given.keys():
+        raise ValueError(f"it has no {', '.join(sorted(lacking))}")
+    return _from_flat(given)
 
 
 def is_folder(name: str) -> bool:

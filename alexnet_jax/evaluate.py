@@ -1,6 +1,6 @@
 """How good parameters are: top-1 and top-5 error over every example of a split, each once.
 
-python -m alexnet_jax.evaluate --workdir=DIR[,DIR …] [--split=NAME] [--step=N] [--views=1|9|10]
+python -m alexnet_jax.evaluate --workdir=DIR|NAME[,DIR …] [--split=NAME] [--step=N] [--views=1|9|10]
     [--per_class] [--json=FILE]
 """
 
@@ -13,12 +13,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import flags
 
 from alexnet_jax import cli, console, data, distributed
 from alexnet_jax.assemble import Run, assemble
-from alexnet_jax.config import Config, is_folder, read_config
+from alexnet_jax.config import Config, is_folder
 from alexnet_jax.data import identity
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError, local_path
@@ -27,8 +26,9 @@ from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.records import files, metrics, restore
 from alexnet_jax.runtime.ahead import Ahead
 from alexnet_jax.step import classification_sums
-from alexnet_jax.trained import names, per_class
-from alexnet_jax.trained.kept import Kept, read_recipe
+from alexnet_jax.trained import net_folder, per_class
+from alexnet_jax.trained.kept import Kept
+from alexnet_jax.trained.pretrained import locate, open_pretrained
 
 
 def evaluate(
@@ -65,7 +65,7 @@ def evaluate_together(
     """Evaluates several nets, and last the average of their probabilities, as `evaluate` does one.
 
     The paper averages the predictions of five and of seven nets (section 6, Table 2). With
-    `confusion` each has its matrix too, int [outputs, outputs]: see trained/per_class.py.
+    `confusion` each has its tally too, 'per_class': see `per_class.add`.
 
     Nets of other batch and input sizes go together, where the examples and classes are the same.
 
@@ -79,7 +79,7 @@ def evaluate_together(
     ahead = Ahead()
     streams = [_batches(run, split, batch_size, views, ahead) for run in runs]
     parts = [[] for _ in range(len(runs) + 1)]
-    matrices = [per_class.empty(runs[0].model.num_classes) for _ in parts if confusion]
+    tallies = [per_class.empty(runs[0].model.num_classes) for _ in parts if confusion]
     done, total = 0, runs[0].data.splits[split].num_examples
     progress(f"evaluating {split}", done, total)
     skipped = runs[0].data.bad.get(split, {})
@@ -95,9 +95,9 @@ def evaluate_together(
             part.append(_score(log_probs, batches[0]["labels"], batches[0]["mask"]))
             ahead.add(part[-1])
         for i, log_probs in enumerate([*predicted, average] if confusion else ()):
-            labels, mask = batches[0]["labels"], batches[0]["mask"]
-            matrices[i] = per_class.add(matrices[i], log_probs, labels, mask)
-            ahead.add(matrices[i])
+            told = {name: batches[0][name] for name in ("labels", "ids", "mask")}
+            tallies[i] = per_class.add(tallies[i], log_probs, told)
+            ahead.add(tallies[i])
         done += len(batches[0]["ids"])
         progress(f"evaluating {split}", min(done, total), total)
     skipped.update(distributed.union(skipped))  # each process knows those that it has read
@@ -108,8 +108,8 @@ def evaluate_together(
         if sums["count"] != num_examples:
             raise RuntimeError(f"evaluated {sums['count']:.0f} of {num_examples} examples")
         results.append(metrics.summarize(sums) | {"count": num_examples})
-    for result, matrix in zip(results, matrices, strict=False):
-        result["confusion"] = np.asarray(matrix)
+    for result, tally in zip(results, tallies, strict=False):
+        result["per_class"] = jax.device_get(tally)
     return results
 
 
@@ -167,24 +167,34 @@ def load_run(workdir: Path, step: int | None = None, data_dir: str = "") -> tupl
     of an early commit kept nothing: its data set is opened at once, because it alone has them.
 
     Args:
-        workdir: the run's directory.
+        workdir: the run's directory, or what `pretrained.locate` takes of runs made here.
         step: the checkpoint's step; None: the best one.
         data_dir: where the data lie now, if they have moved; of a folder of images, that folder.
 
     Raises:
         UserError: no run, no such checkpoint, or its data set is gone.
     """
-    config = read_config(workdir)
-    spec = config.data
-    if data_dir and is_folder(spec.name):
-        spec = replace(spec, name=f"folder:{data_dir}")
-    elif data_dir:
-        spec = replace(spec, data_dir=data_dir)
+    (config, kept), place = net_folder.read_trained(workdir), locate(workdir)
+    spec = moved(config.data, data_dir)
     config = replace(config, data=spec, mesh=MeshSpec(data=_divisor(config.batch_size)))
-    run = _from_kept(config, kept) if (kept := read_recipe(workdir)) else assemble(config)
+    run = _from_kept(config, kept) if kept else assemble(config)
     abstract = run.abstract_state().params
-    params, meta = restore.restore_params(workdir, abstract, "best" if step is None else step)
-    return run, params, meta["step"]
+    if place.is_dir():
+        wanted = "best" if step is None else step
+        params, meta = restore.restore_params(place, abstract, wanted)
+        return run, params, meta["step"]
+    net = open_pretrained(place, step)
+    params = jax.tree.map(lambda x, as_: jax.device_put(x, as_.sharding), net.params, abstract)
+    return run, params, net_folder.step_of(place)
+
+
+def moved(spec: data.DataSpec, data_dir: str) -> data.DataSpec:
+    """Returns the spec with its data in `data_dir`, where that is given: a folder's own folder."""
+    if not data_dir:
+        return spec
+    if is_folder(spec.name):
+        return replace(spec, name=f"folder:{data_dir}")
+    return replace(spec, data_dir=data_dir)
 
 
 def _from_kept(config: Config, kept: Kept) -> Run:
@@ -206,7 +216,7 @@ def _from_kept(config: Config, kept: Kept) -> Run:
 
 def say_changes(workdir: Path, run: Run, split: str) -> None:
     """Prints a line where the split, which is open, isn't what it was when the run was started."""
-    kept = read_recipe(workdir)
+    kept = net_folder.read_trained(workdir)[1]
     for then in (kept.train, kept.evaluation) if kept else ():
         if then and then.split == split:
             if what := identity.differences(then, run.data.identity(split)):
@@ -263,7 +273,7 @@ def main(_):
     if given.json:
         lines = [
             {"name": title, "split": split, "views": views}
-            | {name: value for name, value in result.items() if name != "confusion"}
+            | {name: value for name, value in result.items() if name != "per_class"}
             for title, result in zip(titles, results, strict=False)
         ]
         files.write_json(given.json, lines)
@@ -276,21 +286,32 @@ def _say_classes(
 
     Those of an average are written into the first.
     """
-    classes = names.english(run.data.class_names)
-    more = run.model.num_classes - len(classes)  # outputs that no class has
-    classes += tuple(f"output {len(classes) + i}" for i in range(more))
     for i, (title, result) in enumerate(zip(titles, results, strict=False)):
         whose = f"step{steps[i]}" if i < len(workdirs) else f"average{len(workdirs)}"
+        workdir = workdirs[i] if i < len(workdirs) else workdirs[0]
+        if not workdir.is_dir():  # a net that comes with the package
+            whose, workdir = f"{workdir}-{whose}", Path()
         name = re.sub(r"[^\w.-]+", "_", f"{split}-{whose}-{views}views")
-        stem = (workdirs[i] if i < len(workdirs) else workdirs[0]) / "per_class" / name
         what = f"{title}, {split}, {views} view{'s' * (views > 1)}"
-        per_class.show(result["confusion"], classes, what)
-        table, picture = per_class.write(stem, result["confusion"], classes, what)
-        console.say(f"confusion matrix: {table} and {picture}")
+        per_class.report(run, result["per_class"], workdir / "per_class" / name, what, split)
+
+
+def report_best(run: Run, workdir: Path) -> None:
+    """Evaluates the best net of a run that ends, and prints and writes its errors by class.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    params, meta = restore.restore_params(workdir, run.abstract_state().params, "best")
+    results = evaluate_together([run], [params], confusion=True)
+    if jax.process_index() == 0:
+        title, split = f"{workdir} step {meta['step']}", run.config.data.eval_split
+        _say_classes(run, [workdir], [meta["step"]], [title], results, split, 1)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "The run to evaluate; several, with commas, are averaged.")
+    about = "The run, or net that comes with the package; several, with commas, are averaged."
+    flags.DEFINE_string("workdir", None, about)
     flags.DEFINE_string(
         "split", None, "A split of its data set; the run's evaluation split if not given."
     )

@@ -1,7 +1,7 @@
 """Hands a net out, for programs that know nothing of this package.
 
-python -m alexnet_jax.export --workdir=RUN | --weights=DIR
-    --to=stablehlo|safetensors|torchvision --out=FILE [--input=uint8|float32]
+python -m alexnet_jax.export [--workdir=RUN [--step=N] | --weights=NAME|DIR]
+    --to=stablehlo|safetensors|torchvision|net --out=FILE [--input=uint8|float32]
 
 stablehlo    a serialised `jax.export` function, weights inside, for any batch size, on CPUs and
              NVIDIA GPUs: jax.export.deserialize(bytes).call(images) gives the logits of uint8
@@ -11,6 +11,9 @@ safetensors  the weights under our names, and beside them a .json that says what
              --weights takes it back
 torchvision  the state dict of torchvision's AlexNet, in PyTorch's format (.pth, which needs
              PyTorch) or as safetensors (.safetensors)
+net          a folder, as the nets that come with this package have: the weights of a run in
+             float16, and all of the run that `classify`, `evaluate` and a run that begins from it
+             need, with its errors and what produced them; --weights takes it
 
 The other formats take images as `preprocess` makes them. The last line printed says what the input
 is. ONNX isn't among them: jax2onnx 0.17.1 converts these nets into max pooling that ONNX Runtime
@@ -32,24 +35,37 @@ from alexnet_jax.errors import UserError, choose, local_path, writing
 from alexnet_jax.models import AlexNet
 from alexnet_jax.models.presets import OWT
 from alexnet_jax.records import files
-from alexnet_jax.trained import pictures
-from alexnet_jax.trained.pretrained import Pretrained, open_pretrained, write_weights
+from alexnet_jax.trained import net_folder, pictures
+from alexnet_jax.trained.pretrained import (
+    WEIGHTS,
+    Pretrained,
+    locate,
+    open_pretrained,
+    write_weights,
+)
 from alexnet_jax.trained.recipe import Recipe
 from alexnet_jax.weights import torchvision
 
 INPUTS = ("uint8", "float32")
-FORMATS = ("stablehlo", "safetensors", "torchvision")
+FORMATS = ("stablehlo", "safetensors", "torchvision", "net")
 PLATFORMS = ("cpu", "cuda")
 
 
-def export(path: str | Path, to: str, out: str | Path, given: str | None = None) -> str:
+def export(
+    path: str | Path,
+    to: str,
+    out: str | Path,
+    given: str | None = None,
+    step: int | None = None,
+) -> str:
     """Writes the net at `path` to the file `out` in the format `to`.
 
     Args:
-        path: a run's directory or imported weights, as `open_pretrained` takes them.
+        path: a run's directory or weights, as `open_pretrained` takes them.
         to: one of `FORMATS`.
-        out: the file to write; a .json of its name is written beside safetensors.
+        out: the file to write, or of "net" the folder; a .json is written beside safetensors.
         given: what a StableHLO function is given, of `INPUTS`; None for the first.
+        step: the checkpoint of a run; None: the best.
 
     Returns:
         A line that says what the exported net's input is.
@@ -63,7 +79,7 @@ def export(path: str | Path, to: str, out: str | Path, given: str | None = None)
         raise UserError(f"--input={given} is for --to=stablehlo: {to} holds weights alone")
     given = choose(given or INPUTS[0], INPUTS, "--input")
     out = local_path(out)
-    net = open_pretrained(path)
+    net = open_pretrained(path, step)
     if to == "stablehlo":
         _write(out, stablehlo(net, given))
         if given == "uint8":
@@ -73,6 +89,9 @@ def export(path: str | Path, to: str, out: str | Path, given: str | None = None)
         refuse_own_functions(net.model, to)
         name, fields = _description(net.model)
         write_weights(out, net, name, fields, {"exported_from": str(path)})
+    elif to == "net":
+        refuse_own_functions(net.model, to)
+        _write_folder(out, locate(path), net, step)
     else:
         _require_suffix(out, to, ".pth", ".safetensors")
         refuse_own_functions(net.model, to)
@@ -80,6 +99,16 @@ def export(path: str | Path, to: str, out: str | Path, given: str | None = None)
         tensors = torchvision.to_torchvision(net.params)
         _write(out, _pth(tensors) if out.suffix == ".pth" else safetensors.numpy.save(tensors))
     return input_line(net.recipe)
+
+
+def _write_folder(out: Path, workdir: Path, net: Pretrained, step: int | None) -> None:
+    if not workdir.is_dir():
+        raise UserError(f"--to=net is for runs: '{workdir}' is weights already")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out={out} is a file: --to=net writes a folder")
+    run = net_folder.describe_run(workdir, step)
+    source = {"exported_from": workdir.name, "step": run["result"]["step"]}
+    write_weights(out / WEIGHTS, net, *_description(net.model), source, run=run, half=True)
 
 
 def stablehlo(net: Pretrained, given: str) -> bytes:
@@ -212,14 +241,17 @@ def input_line(recipe: Recipe) -> str:
 def main(_):
     """Exports."""
     given = flags.FLAGS
-    said = export(pictures.net_path(), given.to, given.out, given.input)
-    console.say(f"exported: {given.out}  {local_path(given.out).stat().st_size:,} bytes")
+    said = export(pictures.net_path(), given.to, given.out, given.input, given.step)
+    written = local_path(given.out)
+    written = written / WEIGHTS if given.to == "net" else written
+    console.say(f"exported: {written}  {written.stat().st_size:,} bytes")
     console.say(said)
 
 
 if __name__ == "__main__":
     pictures.define_flags()
     flags.DEFINE_enum("to", None, FORMATS, "The format.")
-    cli.define_path("out", None, "The file to write.")
+    cli.define_path("out", None, "The file to write; with --to=net the folder.")
+    flags.DEFINE_integer("step", None, "The checkpoint of the run; the best one if not given.")
     flags.DEFINE_enum("input", None, INPUTS, "What a stablehlo function is given; default: uint8.")
     cli.run(main, required=("to", "out"))

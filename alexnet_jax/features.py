@@ -1,6 +1,6 @@
 """What a layer says of pictures: its activations, and which pictures are alike in them.
 
-python -m alexnet_jax.features --workdir=RUN | --weights=FILE  [--layer=fc7]
+python -m alexnet_jax.features [--workdir=RUN | --weights=NAME|FILE]  [--layer=fc7]
     IMAGE|FOLDER …, or --data=NAME --split=SPLIT [--data_dir=DIR]
     [--out=features.npz] [--neighbors=K [--plot=out.png]]
 

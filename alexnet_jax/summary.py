@@ -1,6 +1,7 @@
-"""The layer table of a configuration's net: nothing is trained and no data set is needed.
+"""The layer table of a net: nothing is trained and no data set is needed.
 
 python -m alexnet_jax.summary --config=FILE [--config.FIELD=VALUE …]
+python -m alexnet_jax.summary --workdir=RUN | --weights=NAME|FILE
 
 For each layer its output [H x W x C] of one image, parameters, multiply-adds forward on one image,
 receptive field (the side in pixels of what one of its outputs depends on), and, of a net in two
@@ -16,7 +17,9 @@ from alexnet_jax.assemble import make_model
 from alexnet_jax.config import Config
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
-from alexnet_jax.models import Operation, operations
+from alexnet_jax.models import AlexNet, Operation, operations
+from alexnet_jax.trained import pictures
+from alexnet_jax.trained.pretrained import open_pretrained
 
 # Classes of data sets that need not be here, by their name without the version.
 CLASSES = {"imagenet2012": 1000, "imagenette": 10, "cifar10": 10, "cifar10_jpeg": 10, "photos": 12}
@@ -57,13 +60,17 @@ def receptive_fields(table: Iterable[Operation]) -> dict[str, int]:
 
 
 def show(config: Config) -> None:
-    """Prints the table.
+    """Prints the table of the net that a configuration describes.
 
     Raises:
         UserError: see `num_classes`; the net doesn't fit its images.
     """
-    size = config.data.image_size
     model = make_model(config, num_classes(config))
+    show_net(config.model.name, model, config.data.image_size)
+
+
+def show_net(name: str, model: AlexNet, size: int) -> None:
+    """Prints the table of `model`, called `name`, on images of size x size pixels."""
     table = operations(model, size)
     work = {op.name: op.multiply_adds for op in table if op.kernel}
     work["total"] = sum(work.values())
@@ -75,15 +82,24 @@ def show(config: Config) -> None:
         reads = {"image": "image", "own": "its own", "both": "both"}
         extra.append(("tower reads", {op.name: reads[op.reads] for op in table if op.kernel}))
     towers = "two towers" if model.towers == 2 else "one tower"
-    console.say(f"{config.model.name}, {towers}, one image of {size} x {size}")
+    console.say(f"{name}, {towers}, one image of {size} x {size}")
     console.layer_table(model, (size, size, 3), extra=extra)
 
 
 def main(_):
-    """Prints the table of --config."""
-    show(flags.FLAGS.config)
+    """Prints the table of --config, or of a trained net."""
+    given = flags.FLAGS
+    if not (given.workdir or given.weights):
+        show(given.config)
+    elif given.config is not None:
+        raise UserError("which net? Give one of --config, --workdir and --weights")
+    else:
+        path = pictures.net_path()
+        net = open_pretrained(path)
+        show_net(path, net.model, net.recipe.image_size)
 
 
 if __name__ == "__main__":
     cli.define_config()
-    cli.run(main)
+    pictures.define_flags()
+    cli.run(main, instead_of_config=("workdir", "weights"))

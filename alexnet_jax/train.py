@@ -10,10 +10,10 @@ from pathlib import Path
 import jax
 
 from alexnet_jax import console, data, distributed, optim
-from alexnet_jax.assemble import Run, assemble, beyond_the_end, other_length, resolve
+from alexnet_jax.assemble import Run, assemble, notes, resolve
 from alexnet_jax.config import NEVER, Config, check_same_run, config_dict, flatten, to_dict
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluate import evaluate
+from alexnet_jax.evaluate import evaluate, report_best
 from alexnet_jax.records import (
     checkpoint,
     files,
@@ -61,7 +61,7 @@ def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None
             run = assemble(config, opened, progress=progress)
             if first:
                 stack.enter_context(lock.acquire(workdir))
-            resolved = resolve(config, run.model)
+            resolved = resolve(run.config, run.model)
             check_same_run(resolved, workdir)
             kept = resume.check_same_data(workdir, run)
         fields = flatten(resolved) | {"data.data_dir": kept.train.fingerprint}
@@ -82,16 +82,16 @@ def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None
             return 0
         profile.check(traced, done=int(state.step), total=run.total_steps)
         if first:
-            for line in [*beyond_the_end(run), *other_length(run, workdir, int(state.step))]:
+            for line in notes(config, run, workdir, int(state.step)):
                 _say(line)
             files.write_json(workdir / "config.json", to_dict(resolved))
             write_recipe(workdir, kept)
         stop = stack.enter_context(process.noted())  # until all is written and closed
         writer = metrics.open_writer(workdir, resume_step=int(state.step), enabled=first)
-        stack.callback(_close, writer, config)
+        stack.callback(_save_errors(config)(writer.close))
         writer.text("config", f"```\n{config_dict(resolved)}\n```")
         progress = console.Progress(
-            run.total_steps, config.batch_size, start_step=int(state.step), enabled=first
+            run.total_steps, run.config.batch_size, start_step=int(state.step), enabled=first
         )
         watching = watch.make_watch(run.model, run.layout)
         session = Session(run, workdir, saved, writer, progress, watching, traced)
@@ -320,18 +320,12 @@ def _save_errors(config: Config) -> Iterator[None]:
         console.say(f"warning: {error}", enabled=jax.process_index() == 0)
 
 
-def _close(writer: metrics.Writer, config: Config) -> None:
-    with _save_errors(config):
-        writer.close()
-
-
 def _end(
     session: Session, state: TrainState, history: dict, stopped_by: str | None, produced: dict
 ) -> int:
     """Waits for what is being saved and writes result.json; returns the exit status."""
     run, step = session.run, int(state.step)
-    if stopped_by is None and (history["last"] or {}).get("step") != step:
-        # The run was made to end where it had been stopped, without an evaluation.
+    if stopped_by is None and (history["last"] or {}).get("step") != step:  # made to end here
         state, history = _evaluate(session, state, step, history)
     with _save_errors(run.config):
         checkpoint.finish(session.saved)
@@ -348,4 +342,6 @@ def _end(
             "skipped_steps": int(state.nonfinite),
         }
         result.write(run, session.workdir, history, measured, produced)
+    if run.config.per_class:
+        report_best(run, session.workdir)
     return 0

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alexnet_jax.assemble import make_model, resolve
+from alexnet_jax.assemble import make_model, resolve, suited
 from alexnet_jax.config import NEVER, Config, flatten, load_config, override
 from alexnet_jax.errors import UserError, choose, nearest
 from alexnet_jax.models import AlexNet, operations
@@ -281,6 +281,7 @@ def cost(config: Config) -> float | None:
         return None
     train = examples[0] * _share(config.data.train_split)
     evaluated = examples[1] * _share(config.data.eval_split)
+    config = suited(config, int(train))
     steps = config.num_train_steps or config.num_epochs * (train // config.batch_size)
     every = config.eval_every_steps or train // config.batch_size
     evaluations = 1 if every == NEVER else steps // every + 1

@@ -1,8 +1,9 @@
 """Tables of the recorded results: Markdown, CSV and LaTeX.
 
-    python -m experiments.tables [NAME …] [--write | --check]
+    python -m experiments.tables [NAME | FILE …] [--write | --check]
 
-Prints the tables of the named sweeps, by default of all that have records. --write keeps each
+Prints the tables of the named sweeps, by default of all of experiments/sweeps that have records; a
+sweep of your own is named by its file. --write keeps each
 beside its records, as experiments/results/NAME/table.md, .csv and .tex, and fills the blocks of
 README.md and docs/*.md
 
@@ -26,7 +27,7 @@ from alexnet_jax import cli
 from alexnet_jax.console import say
 from alexnet_jax.errors import UserError, choose
 from experiments import bench_table, findings, ledger, pages, record
-from experiments.definition import ROOT, Sweep, studies
+from experiments.definition import ROOT, Sweep, load_sweep, studies
 from experiments.tabulate import grid, markdown, rows
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -102,17 +103,31 @@ def files(sweep: Sweep, lines: Sequence[dict]) -> dict[Path, str]:
     }
 
 
+def asked_for(names: Sequence[str]) -> dict[str, Sweep]:
+    """Returns the sweeps of these names or files, {name: sweep}; without any all of the project.
+
+    Raises:
+        UserError: there is no such sweep, or it has no records.
+    """
+    known = studies()
+    if not names:
+        return known
+    asked = {}
+    for name in names:
+        own = name.endswith(".py")
+        sweep = load_sweep(name) if own else known[choose(name, known, "table")]
+        if not record.read_records(sweep.name):
+            file = name if own else f"experiments/sweeps/{name}.py"
+            raise UserError(f"no records of '{sweep.name}': run {file}")
+        asked[sweep.name] = sweep
+    return asked
+
+
 def main(names: list[str]) -> int:
     """Prints, writes or checks the tables; returns the exit status."""
-    known = studies()
-    for name in names:
-        choose(name, known, "table")
-        if not record.read_records(name):
-            raise UserError(f"no records of '{name}': run experiments/sweeps/{name}.py")
+    known = asked_for(names)
     kept = {}
     for name, sweep in known.items():
-        if names and name not in names:
-            continue
         if lines := findings.records(sweep):
             kept |= files(sweep, lines)
             if not (flags.FLAGS.check or flags.FLAGS.write):

@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_jax import config as configuration
 from alexnet_jax import models, optim
-from alexnet_jax.assemble import make_model, resolve
+from alexnet_jax.assemble import make_model, resolve, suited
 from alexnet_jax.config import (
     NEVER,
     SCHEMA,
@@ -46,7 +46,7 @@ DECLARED = [Config, models.AlexNet, *(type(getattr(Config(), name)) for name in 
 
 @pytest.mark.parametrize("name", shipped())
 def test_every_configuration_fits_its_net(name):
-    config = load_config(name)
+    config = suited(load_config(name), 1000)
     classes = 1000 if "imagenet" in config.data.name and "ette" not in config.data.name else 10
     model = make_model(config, classes)
     size = config.data.image_size

@@ -232,6 +232,18 @@ def test_records_of_another_configuration_are_refused(results):
         findings.records(sweep)
 
 
+def test_a_sweep_of_ones_own_has_its_table(results, tmp_path):
+    own = tmp_path / "mine.py"
+    own.write_text(
+        '"""Mine."""\nBASE = "configs/default.py"\nVARIANTS = {"one": {}, "two": {"seed": 7}}\n'
+    )
+    with pytest.raises(UserError, match=r"no records of 'mine': run .*mine\.py"):
+        tables.asked_for([str(own)])
+    record.write_records("mine", [line("one", 0, 30.0), line("two", 0, 20.0)])
+    (sweep,) = tables.asked_for([str(own)]).values()
+    assert "20.00" in tables.files(sweep, findings.records(sweep))[results / "mine" / "table.md"]
+
+
 def test_a_claim_is_reproduced_by_its_commands():
     claim = ledger.CLAIMS[0]
     lines = reproduce.commands(claim, ["--jobs=2", "--out=o", "--data_dir=d"])

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto import layout_pb2
 from tensorboardX.proto.event_pb2 import Event
 
 from alexnet_jax.data import tfrecord
@@ -23,13 +25,18 @@ def read_lines(workdir):
 
 
 def read_events(workdir):
-    """(step, tag, simple value) of all values in all event files."""
+    """(step, tag, simple value) of all values in all event files but the layout of plots."""
     return [
         (event.step, value.tag, value.simple_value)
         for path in workdir.glob("*tfevents*")
         for event in map(Event.FromString, tfrecord.records(path))
         for value in event.summary.value
+        if not is_layout(value)
     ]
+
+
+def is_layout(value):
+    return value.metadata.plugin_data.plugin_name == "custom_scalars"
 
 
 def train(writer, first, last, loss=1.0):
@@ -124,6 +131,21 @@ def test_a_resumed_run_shows_its_own_text(tmp_path):
     (path,) = tmp_path.glob("*tfevents*")
     assert b"20 epochs" in path.read_bytes()
     assert b"10 epochs" not in path.read_bytes()
+
+
+def test_training_and_evaluation_stand_in_one_plot(tmp_path):
+    for start in (0, 10):
+        writer = metrics.open_writer(tmp_path, resume_step=start)
+        train(writer, start + 1, start + 10)
+        writer.close()
+    (path,) = tmp_path.glob("*tfevents*")
+    events = map(Event.FromString, tfrecord.records(path))
+    (layout,) = (value for event in events for value in event.summary.value if is_layout(value))
+    plots = layout_pb2.Layout.FromString(layout.tensor.string_val[0]).category[0].chart
+    tags = {tag for _, tag, _ in read_events(tmp_path)}
+    (loss,) = (plot for plot in plots if plot.title == "loss")
+    (pattern,) = loss.multiline.tag
+    assert {tag for tag in tags if re.match(pattern, tag)} == {"train/loss", "validation/loss"}
 
 
 def test_records_cut_anywhere_by_a_kill_are_read_up_to_there(tmp_path):

@@ -56,7 +56,7 @@ CASES = {
     "an empty work directory": (["--workdir="], "--workdir is empty"),
     "a name too long": (["--workdir=" + "n" * 300], "cannot be used: File name too long"),
     "a file for a work directory": (["--workdir=FOLDER/tiny.py/run"], "tiny.py is no folder"),
-    "evaluation where no run is": ([EVALUATE], "no run in"),
+    "evaluation where no run is": ([EVALUATE], "no run and no weights in"),
 }
 
 

@@ -51,6 +51,8 @@ def main(names):
     values = flags.FLAGS
     if values.repeats < 1 or values.steps < 4:
         raise UserError("--repeats must be at least 1, and --steps at least 4")
+    if values.config.batch_size is None:
+        raise UserError("a benchmark needs a batch of a known size: set --config.batch_size")
     options = Options(
         repeats=values.repeats,
         steps=values.steps,

@@ -26,6 +26,12 @@ from alexnet_jax.records import files
 
 SYNC_SECONDS = 30.0  # how far behind a TensorBoard that watches the run may be
 EVENTS = "events.out.tfevents."  # TensorBoard reads every file with "tfevents" in its name
+# One plot for training and evaluation together, in TensorBoard's tab "custom scalars".
+_TOGETHER = {
+    "training and evaluation": {
+        name: ["Multiline", [f"^[^/]+/{name}$"]] for name in ("loss", "top1_error", "top5_error")
+    }
+}
 
 
 class Writer:
@@ -183,12 +189,14 @@ def _rewound_events(workdir: Path, resume_step: int) -> tuple[RecordWriter, set]
     aside = workdir / "events.tmp"  # a name that TensorBoard passes over
     file = RecordWriter(str(aside.absolute()))
     file.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+    layout = summary.custom_scalars(_TOGETHER)
+    file.write(Event(wall_time=time.time(), summary=layout).SerializeToString())
     tags = set()
     # A damaged record is where an earlier kill or a full disk left off.
     records = tfrecord.records(old[-1]) if old else ()
     for record in itertools.takewhile(lambda record: record is not None, records):
         event = Event.FromString(record)
-        values = [v for v in event.summary.value if v.metadata.plugin_data.plugin_name != "text"]
+        values = [v for v in event.summary.value if _is_kept(v)]
         if values and event.step <= resume_step and resume_step > 0:
             file.write(record)
             tags.update(value.tag for value in values if event.step == resume_step)
@@ -198,6 +206,11 @@ def _rewound_events(workdir: Path, resume_step: int) -> tuple[RecordWriter, set]
         each.unlink()
     files.sync(workdir)
     return file, tags
+
+
+def _is_kept(value) -> bool:
+    """Whether a new event file takes over a value of the old one: not what each start writes."""
+    return value.metadata.plugin_data.plugin_name not in ("text", "custom_scalars")
 
 
 def total(parts: Sequence[Mapping]) -> dict[str, float]:

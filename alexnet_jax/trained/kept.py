@@ -1,4 +1,7 @@
-"""recipe.npz in a run's directory: what its net needs of the data set, and what that was."""
+"""recipe.npz in a run's directory: what its net needs of the data set, and what that was.
+
+Of a folder of images, evaluation_files.txt lists the files that the run is evaluated on.
+"""
 
 import dataclasses
 import sys
@@ -11,9 +14,10 @@ from alexnet_jax.data import cache
 from alexnet_jax.data.identity import Identity, normal_name
 from alexnet_jax.errors import writing
 from alexnet_jax.preprocess import Preprocess
+from alexnet_jax.records import files
 from alexnet_jax.trained.recipe import Recipe
 
-RECIPE = "recipe.npz"
+RECIPE, EVALUATED = "recipe.npz", "evaluation_files.txt"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,11 +57,15 @@ def write_recipe(workdir: Path, kept: Kept) -> None:
     for name, split in (("train", kept.train), ("evaluation", kept.evaluation)):
         if split is not None:
             fields = dataclasses.asdict(split)
-            files = "\n".join(fields.pop("files")).encode("utf-8", "surrogateescape")
-            arrays[f"{name}_files"] = np.frombuffer(zlib.compress(files, 1), np.uint8)
+            text = "\n".join(fields.pop("files")).encode("utf-8", "surrogateescape")
+            arrays[f"{name}_files"] = np.frombuffer(zlib.compress(text, 1), np.uint8)
             meta[name] = fields
     with writing(workdir / RECIPE):
         cache.store(workdir / RECIPE, arrays, meta)
+    if kept.evaluation and kept.evaluation.files:
+        lines = (line.partition("\0")[0] + "\n" for line in kept.evaluation.files)
+        with writing(workdir / EVALUATED):
+            files.replace(workdir / EVALUATED, "".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def read_recipe(workdir: Path) -> Kept | None:

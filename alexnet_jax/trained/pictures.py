@@ -20,6 +20,7 @@ from alexnet_jax.data import decode, files
 from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import UserError, local_path, missing
 from alexnet_jax.runtime.compilation import Program
+from alexnet_jax.trained import shipped
 from alexnet_jax.trained.pretrained import Pretrained
 
 CROPS = 64  # of all views of the pictures in a batch
@@ -41,19 +42,24 @@ class Picture:
 def define_flags() -> None:
     """Defines --workdir and --weights, one of which names the net."""
     cli.define_path("workdir", None, "The run whose best checkpoint is used.")
-    cli.define_path("weights", None, "What import_weights wrote: its folder, or a file in it.")
+    cli.define_path(
+        "weights",
+        None,
+        "A net that comes with the package, or what import_weights wrote: its folder, or a file in "
+        f"it. Default, without --workdir: {shipped.DEFAULT}.",
+    )
 
 
 def net_path() -> str:
-    """Returns what the flags of `define_flags` name.
+    """Returns what the flags of `define_flags` name; without them a net of the package.
 
     Raises:
-        UserError: neither is given, or both.
+        UserError: both are given.
     """
     workdir, weights = flags.FLAGS.workdir, flags.FLAGS.weights
-    if bool(workdir) == bool(weights):
+    if workdir and weights:
         raise UserError("which net? Give either --workdir=RUN or --weights=FILE")
-    return workdir or weights
+    return workdir or weights or shipped.DEFAULT
 
 
 def find(names: Sequence[str]) -> list[Picture]:

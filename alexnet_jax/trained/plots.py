@@ -39,6 +39,16 @@ class Neighbours:
     near: Sequence[tuple[np.ndarray, float]]
 
 
+@dataclass(frozen=True)
+class Mistake:
+    """A picture uint8 [H, W, 3], its class, and what it was taken for with which probability."""
+
+    image: np.ndarray
+    right: str
+    taken: str
+    share: float
+
+
 def predictions(path: str, shown: Sequence[Prediction]) -> None:
     """Draws each picture beside its bars, as the paper's Figure 4 (left); the right class in red.
 
@@ -87,6 +97,27 @@ def neighbours(path: str, shown: Sequence[Neighbours]) -> None:
         for place, (image, distance) in zip(axes[1:], one.near, strict=False):
             _show(place, image)
             place.set_title(f"{distance:.3g}", fontsize=7, pad=2, color=INK)
+    _save(figure, path)
+
+
+def mistakes(path: str, shown: Sequence[Mistake]) -> None:
+    """Draws pictures that were taken for another class, with both classes.
+
+    Raises:
+        UserError: as `predictions`.
+    """
+    columns = min(len(shown), 4)
+    rows = math.ceil(len(shown) / columns)
+    figure = _figure(2.0 * columns, 2.35 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in grid:
+        axes.axis("off")
+    for axes, one in zip(figure.axes, shown, strict=False):
+        _show(axes, one.image)
+        text = (
+            f"{_printable(one.right)[:24]}\ntaken for {_printable(one.taken)[:24]}, {one.share:.0%}"
+        )
+        axes.set_title(text, fontsize=7, pad=3, color=INK, parse_math=False)
     _save(figure, path)
 
 

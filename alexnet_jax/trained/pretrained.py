@@ -1,4 +1,4 @@
-"""A trained net, ready to use: from a run's directory, or from what `import_weights` wrote."""
+"""A trained net, ready to use: of a run, of a folder of weights, or that comes with the package."""
 
 import dataclasses
 import hashlib
@@ -14,8 +14,9 @@ from flax import linen as nn
 
 from alexnet_jax import models
 from alexnet_jax.config import read_config
-from alexnet_jax.errors import UserError, local_path, writing
+from alexnet_jax.errors import UserError, local_path, nearest, writing
 from alexnet_jax.records import files, provenance
+from alexnet_jax.trained import shipped
 from alexnet_jax.trained.kept import describe, read_recipe, recipe_of
 from alexnet_jax.trained.recipe import Recipe
 
@@ -49,33 +50,64 @@ class Pretrained:
 
 
 def load(path: str | Path) -> Pretrained:
-    """The net of a run's directory or of `import_weights --out`, with its best weights.
+    """Opens a net that comes with the package, such as 'imagenette', or one of your own.
 
     `net.model.apply({"params": net.params}, net.preprocess(image))` gives logits [1, classes] and
-    activations; `net.class_names` says what the logits stand for. Raises UserError: see
-    `open_pretrained`.
+    activations; `net.class_names` says what the logits stand for. Your own is named by its run's
+    directory, of which the best weights are taken, or by what `import_weights` or `export` wrote.
+
+    Raises:
+        UserError: see `open_pretrained`.
     """
     return open_pretrained(path)
 
 
 def open_pretrained(path: str | Path, step: int | None = None) -> Pretrained:
-    """Opens the net of a run or of an import.
+    """Opens the net of a run, of a folder of weights, or that comes with the package.
 
     Args:
-        path: a run's directory, or the directory of an import or a file in it.
-        step: the checkpoint of the run; the best one if not given.
+        path: see `locate`.
+        step: the checkpoint of a run; the best one if not given.
 
     Raises:
         UserError: there is nothing of the kind, or it is damaged.
     """
+    place = locate(path)
+    if place.is_dir():
+        return _open_run(place, step)
+    if step is not None:
+        raise UserError(f"'{path}' is no run: it has one state of its weights, and no step {step}")
+    return _open_weights(place)
+
+
+def locate(path: str | Path) -> Path:
+    """Finds what a run or weights are called by.
+
+    Args:
+        path: a run's directory; the directory of an import or a file in it; or the name of a net
+            that comes with the package, where there is neither of that name.
+
+    Returns:
+        The run's directory, or a .safetensors that has its description beside it.
+
+    Raises:
+        UserError: there is nothing of the kind.
+    """
     path = local_path(path)
     if (path / "config.json").is_file():
-        return _open_run(path, step)
+        return path
     file = path / WEIGHTS if path.is_dir() else path.with_suffix(".safetensors")
     if file.is_file() and file.with_suffix(".json").is_file():
-        return _open_weights(file)
+        return file
+    if str(path) in shipped.names():
+        return shipped.FOLDER / path / WEIGHTS
     if not path.exists():
-        raise UserError(f"no run and no weights in '{path}': there is no such file or directory")
+        near = ""
+        if path.parent == Path():  # it may be meant as a name
+            near = f", nor a net of that name; {nearest(str(path), shipped.names())}"
+        raise UserError(
+            f"no run and no weights in '{path}': there is no such file or directory{near}"
+        )
     if path.is_dir():
         raise UserError(f"no run and no weights in '{path}': no config.json and no {WEIGHTS}")
     raise UserError(
@@ -113,7 +145,16 @@ def _on_one_device(params: dict) -> dict:
     return jax.device_put(jax.device_get(params), jax.local_devices()[0])
 
 
-def write_weights(file: Path, net: Pretrained, name: str, fields: dict, source: dict) -> None:
+def write_weights(
+    file: Path,
+    net: Pretrained,
+    name: str,
+    fields: dict,
+    source: dict,
+    *,
+    run: dict | None = None,
+    half: bool = False,
+) -> None:
     """Writes `net` to `file`, a .safetensors, and what it is to the .json beside it.
 
     Each appears whole or not at all, and the second refers to the first by its digest.
@@ -124,13 +165,15 @@ def write_weights(file: Path, net: Pretrained, name: str, fields: dict, source: 
         name: the preset that `models.create` made the model from.
         fields: the fields that it replaced in the preset.
         source: where the weights are from, for the .json.
+        run: what their run was, for the .json; see `net_folder`.
+        half: round the parameters to float16, which halves the file.
 
     Raises:
         UserError: it cannot be written.
     """
     recipe = net.recipe
     tensors = {
-        f"{layer}.{kind}": np.ascontiguousarray(array)
+        f"{layer}.{kind}": np.ascontiguousarray(array, np.float16 if half else None)
         for layer, arrays in net.params.items()
         for kind, array in jax.device_get(arrays).items()
     }
@@ -150,16 +193,23 @@ def write_weights(file: Path, net: Pretrained, name: str, fields: dict, source: 
         "weights": {"file": file.name, "sha256": hashlib.sha256(data).hexdigest()},
         "versions": provenance.versions(),
     }
+    if run is not None:
+        description["run"] = run
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         files.replace(file, data)
     files.write_json(file.with_suffix(".json"), description)
 
 
+def read_description(file: Path) -> dict:
+    """Returns what stands in the .json beside a .safetensors."""
+    return json.loads(file.with_suffix(".json").read_text("utf-8"))
+
+
 def _open_weights(file: Path) -> Pretrained:
     beside = file.with_suffix(".json")
     try:
-        description = json.loads(beside.read_text("utf-8"))
+        description = read_description(file)
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() != description["weights"]["sha256"]:
             raise ValueError(f"it is not the file that {beside.name} describes")
@@ -181,7 +231,8 @@ def _open_weights(file: Path) -> Pretrained:
         params = {}
         for key, array in tensors.items():
             layer, kind = key.split(".")
-            params.setdefault(layer, {})[kind] = array
+            half = array.dtype == np.float16
+            params.setdefault(layer, {})[kind] = array.astype(np.float32) if half else array
         if jax.tree.map(np.shape, params) != jax.tree.map(
             np.shape, _abstract(model, recipe.image_size)
         ):

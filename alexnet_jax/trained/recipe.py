@@ -41,6 +41,12 @@ class Recipe:
             images.append(crop[:, ::-1] if flipped else crop)
         return np.asarray(self._prepare(np.stack(images), np.asarray(crops, np.int32)))
 
+    def seen(self, image) -> np.ndarray:
+        """Returns what the net gets of a picture before the mean is subtracted: uint8 [S, S, 3]."""
+        square = _square(image, self.resize_size)
+        ((y, x, _),) = crops_of(1, self.resize_size - self.image_size)
+        return square[y : y + self.image_size, x : x + self.image_size]
+
     def of_squares(self, squares):
         """Returns the net's input of uint8 [N, R, R, 3], their centres; JAX can trace it."""
         ((y, x, flipped),) = crops_of(1, self.resize_size - self.image_size)

@@ -42,7 +42,7 @@ def open_source(
 
     Args:
         name: a TFDS name (`imagenette/160px-v2`, `imagenet2012`), whose `split` may be any TFDS
-            split expression (`train[:90%]`); or `folder:PATH`, images in PATH/SPLIT/CLASS; or
+            split expression (`train[:90%]`); or `folder:PATH`, images in PATH/CLASS or PATH/SPLIT/CLASS; or
             `photos`.
         data_dir: TFDS's folder of prepared sets; empty or None: TFDS's own default.
         split: the split, or TFDS's expression for a part of it.

@@ -1,4 +1,4 @@
-"""Folders of images, PATH/SPLIT/CLASS/IMAGE."""
+"""Folders of images, PATH/SPLIT/CLASS/IMAGE, or PATH/CLASS/IMAGE without splits."""
 
 import hashlib
 import os
@@ -7,16 +7,17 @@ from pathlib import Path
 
 from alexnet_jax.data import files, identity
 from alexnet_jax.data.identity import normal_name, some
+from alexnet_jax.data.sources import held_out
 from alexnet_jax.data.sources.source import Part, Source, SourceMissing, stray
 from alexnet_jax.errors import UserError
 
-_LAYOUT = "expected images as PATH/SPLIT/CLASS/IMAGE"
+_LAYOUT = "expected images as PATH/CLASS/IMAGE, or in splits as PATH/SPLIT/CLASS/IMAGE"
 
 
 def open_folder(name: str, split: str, class_names: Sequence[str] | None) -> Source:
     """Opens a split of a folder of images; see `open_source`."""
     root = Path(name.removeprefix("folder:")).expanduser()
-    folder = _split_folder(root, split)
+    folder, part = _split_folder(root, split)
     folders = _class_folders(folder)  # {class: its folder's name}
     if not folders:
         loose = files.images(folder)
@@ -29,11 +30,15 @@ def open_folder(name: str, split: str, class_names: Sequence[str] | None) -> Sou
     listed: list[str] = []  # CLASS/IMAGE, NUL, size
     labels: list[int] = []
     left_out: list[Path] = []
+    count = 0  # of images, those that are held out of the split included
     stamp = hashlib.sha256(repr((split, classes)).encode())
     for label, class_name in enumerate(classes):
         place = folders.get(class_name, class_name)
         entries, others = files.in_class(folder / place)
         left_out += others
+        count += len(entries)
+        if entries and part is not None:
+            entries = held_out.part(folder, class_name, entries, part)
         if not entries and class_names is None:
             found = next(map(str, filter(files.is_image, others)), "")
             deeper = f" but deeper down, such as {found}" if found else ""
@@ -64,7 +69,7 @@ def open_folder(name: str, split: str, class_names: Sequence[str] | None) -> Sou
         read=lambda i: (path(i).read_bytes(), labels[i]),
         describe=lambda i: str(path(i)),
         files=tuple(listed),
-        left_out=files.left_out(folder, left_out),
+        left_out=files.left_out(folder, left_out) + held_out.lines(part, count - len(listed)),
         parts=(Part(split, 0, len(listed), fingerprint),),
     )
 
@@ -81,12 +86,12 @@ def _class_folders(folder: Path) -> dict[str, str]:
     return found
 
 
-def _split_folder(root: Path, split: str) -> Path:
+def _split_folder(root: Path, split: str) -> tuple[Path, bool | None]:
+    """Returns the folder of a split's classes, and which of its images it is: `held_out.find`."""
     if not root.is_dir():
         raise SourceMissing(f"image folder {root} does not exist: {_LAYOUT}")
-    folder = root / split
-    if split in files.subfolders(root):
-        return folder
+    if place := held_out.find(root, split):
+        return place
     found = files.subfolders(root)
     loose = files.images(root)
     if loose:

@@ -1,0 +1,78 @@
+"""How a picture goes through a net, from edges to an answer: one page for a browser.
+
+python -m alexnet_jax.explain photo.jpg --out=DIR [--workdir=RUN | --weights=NAME|FILE]
+    [--data_dir=DIR]
+
+DIR/index.html holds its pictures: the photograph as the net gets it, the strongest maps of each
+layer at their sizes, the pictures of the net's data set that excite its strongest units most (where
+the set is at hand: --data_dir says where TFDS's sets lie, or the folder of images), what each half
+of a net in two towers says, the answers, and which parts of the picture they rest on.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from alexnet_jax import cli, console, evaluate
+from alexnet_jax.data.sources import open_source
+from alexnet_jax.errors import UserError, local_path, writing
+from alexnet_jax.explained import sections
+from alexnet_jax.explained.seen import look
+from alexnet_jax.records import files
+from alexnet_jax.trained import net_folder, pictures
+
+MOST = 2000  # pictures of the set that are looked through
+
+
+def the_set(path: str, data_dir: str) -> tuple[list[pictures.Picture], str]:
+    """Finds the pictures that the net at `path` was evaluated on, or says why there are none.
+
+    Returns:
+        At most `MOST` of them, evenly spread, and a line that says which they are.
+    """
+    try:
+        spec = evaluate.moved(net_folder.read_trained(path)[0].data, data_dir)
+        source = open_source(spec.name, spec.data_dir, spec.eval_split, download=False)
+    except UserError as error:
+        return [], f"The data set is not at hand ({error}): --data_dir names its place."
+    found = pictures.in_source(source)
+    chosen = found[:: -(-len(found) // MOST)]
+    return (
+        chosen,
+        f"{len(chosen):,} pictures of {spec.name}, {spec.eval_split}, were looked through.",
+    )
+
+
+def explain(path: str, file: str, out: str, data_dir: str = "") -> Path:
+    """Writes the page about a picture in the net at `path` to the folder `out`; returns the file.
+
+    Raises:
+        UserError: see `look`; `out` cannot be written.
+    """
+    target = local_path(out) / "index.html"
+    seen, encoded = look(path, file)
+    with console.counter() as progress:
+        progress("looking through the data set", 0, 0)
+        chosen, about = the_set(path, data_dir)
+        text = sections.page_of(seen, encoded, chosen, about)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(target, text.encode("utf-8", "backslashreplace"))
+    console.say(about)
+    return target
+
+
+def main(given_files):
+    """Makes the page of one picture."""
+    if len(given_files) != 1:
+        raise UserError(f"name one picture after the options, not {len(given_files)}")
+    given = flags.FLAGS
+    target = explain(pictures.net_path(), given_files[0], given.out, given.data_dir)
+    console.say(f"page: {target}")
+
+
+if __name__ == "__main__":
+    pictures.define_flags()
+    cli.define_path("out", None, "The folder to write.")
+    flags.DEFINE_string("data_dir", "", "Where the net's data set lies now.")
+    cli.run(main, takes_files=True, required=("out",))

@@ -1,0 +1,1 @@
+"""How a picture goes through a net, for people: what `explain` computes and the page it makes."""

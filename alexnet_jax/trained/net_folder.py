@@ -1,0 +1,99 @@
+"""A run's net in a folder of its own: weights in float16, and all of the run that using it needs.
+
+The folder is that of an import, `weights.safetensors` and `weights.json`, where a section `run`
+says what the run was: its configuration, its data, its errors, and what produced them.
+"""
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+
+from alexnet_jax.config import Config, from_dict, read_config, to_dict
+from alexnet_jax.data.identity import Identity
+from alexnet_jax.errors import UserError
+from alexnet_jax.trained.kept import Kept, read_recipe
+from alexnet_jax.trained.pretrained import locate, open_pretrained, read_description
+
+# Arguments and fields that say where something lay, which is nothing to who gets the net.
+_PLACES = ("--workdir=", "--config.data.data_dir=", "--config.data.copies=")
+
+
+def describe_run(workdir: Path, step: int | None = None) -> dict:
+    """Returns what weights.json keeps of the run in `workdir`, in which `step` was taken.
+
+    Args:
+        workdir: the directory of a run that has ended.
+        step: the checkpoint, the last one or the best; None: the best.
+
+    Raises:
+        UserError: the run has not ended, kept nothing of its data, or kept no error of that step.
+    """
+    kept = read_recipe(workdir)
+    try:
+        result = json.loads((workdir / "result.json").read_text("utf-8"))
+        known = {result[which]["step"]: result[which] for which in ("final", "best")}
+        errors = known.get(result["best"]["step"] if step is None else step)
+    except FileNotFoundError:
+        raise UserError(f"the run in '{workdir}' has not ended: it has no result.json") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{workdir / 'result.json'}' cannot be read: {error}") from None
+    if errors is None:
+        steps = " and ".join(map(str, sorted(known)))
+        raise UserError(f"'{workdir}' kept no error of step {step}, but of {steps}: choose one")
+    if kept is None or kept.train is None or kept.evaluation is None:
+        raise UserError(
+            f"'{workdir}' is a run of an earlier commit, which kept too little of its data"
+        )
+    config = read_config(workdir)
+    places = dataclasses.replace(config.data, data_dir="", copies="")
+    command = shlex.split(result["command"])
+    return {
+        "result": {"split": config.data.eval_split}
+        | {key: value for key, value in errors.items() if key != "kept"},
+        "command": shlex.join(word for word in command if not word.startswith(_PLACES)),
+        **{key: result[key] for key in ("seed", "commit", "date", "hardware", "versions")},
+        "data": {
+            "train": _without_files(kept.train),
+            "evaluation": _without_files(kept.evaluation),
+        },
+        "config": to_dict(dataclasses.replace(config, data=places)),
+    }
+
+
+def _without_files(split: Identity) -> dict:
+    """Returns what is known of a split, but for the names of its files: they may be private."""
+    return dataclasses.asdict(dataclasses.replace(split, files=()))
+
+
+def read_trained(path: str | Path) -> tuple[Config, Kept | None]:
+    """Returns the configuration of a run or of a net made of one, and what was kept of its data.
+
+    Args:
+        path: see `pretrained.locate`.
+
+    Raises:
+        UserError: see there; it is an import, or damaged.
+    """
+    place = locate(path)
+    if place.is_dir():
+        return read_config(place), read_recipe(place)
+    net, where = open_pretrained(place), f"'{place.with_suffix('.json')}'"
+    run = read_description(place).get("run")
+    if run is None:
+        raise UserError(f"'{place}' was not trained here: {where} says nothing of its data")
+    try:
+        splits = [_split(run["data"][name]) for name in ("train", "evaluation")]
+        return from_dict(run["config"], where), Kept(net.recipe, net.class_names, *splits)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{where} cannot be read: {error!r}") from None
+
+
+def step_of(file: Path) -> int:
+    """Returns the step of the checkpoint that a net was made of."""
+    return int(read_description(file)["run"]["result"]["step"])
+
+
+def _split(told: dict) -> Identity:
+    lists = {name: tuple(told[name]) for name in ("class_names", "files")}
+    return Identity(**told | lists)

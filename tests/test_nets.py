@@ -1,0 +1,159 @@
+"""The nets that come with the package, and folders of nets that a run is made into."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import alexnet_jax
+from alexnet_jax import classify, export, summary
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluate import evaluate, load_run
+from alexnet_jax.trained import shipped
+from alexnet_jax.trained.pretrained import open_pretrained, read_description
+from tests import tiny
+
+FINAL = 15  # the last step of the run of `trained`
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """The net of a finished run in a folder of its own."""
+    export.export(trained.workdir, "net", tmp_path / "net", step=FINAL)
+    return tmp_path / "net"
+
+
+def test_a_folder_of_a_run_has_its_error_and_half_its_bytes(trained, folder):
+    run, params, step = load_run(folder)
+    ended = json.loads((trained.workdir / "result.json").read_text())
+    found = evaluate(run, params)
+    assert step == FINAL
+    assert found["top1_error"] == pytest.approx(ended["final"]["top1_error"], abs=0.1)
+    assert found["loss"] == pytest.approx(ended["final"]["loss"], rel=1e-3)
+    whole = open_pretrained(trained.workdir, FINAL)
+    count = sum(x.size for arrays in whole.params.values() for x in arrays.values())
+    size = (folder / "weights.safetensors").stat().st_size
+    mean = whole.recipe.mean.nbytes  # stays as it is
+    assert 2 * count < size - mean < 2 * count + 4096
+    same = open_pretrained(folder)
+    assert same.class_names == whole.class_names
+    np.testing.assert_array_equal(same.recipe.mean, whole.recipe.mean)
+    np.testing.assert_allclose(
+        same.params["fc8"]["kernel"], whole.params["fc8"]["kernel"], rtol=1e-3, atol=1e-6
+    )
+    assert same.params["fc8"]["kernel"].dtype == np.float32
+
+
+def test_it_says_what_it_was_and_not_where(trained, folder):
+    run = read_description(folder / "weights.safetensors")["run"]
+    assert {"command", "commit", "seed", "date", "hardware", "versions"} <= run.keys()
+    assert run["result"]["split"] == "test"
+    assert run["data"]["train"]["num_examples"] == 80
+    assert run["data"]["train"]["files"] == []  # their names are nobody's business
+    assert run["config"]["num_epochs"] == 3
+    assert "--workdir" not in run["command"]
+
+
+def test_what_no_folder_is_made_of(trained, folder, tmp_path):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(trained.workdir, unfinished)
+    (unfinished / "result.json").unlink()
+    for path, step, said in (
+        (unfinished, None, "has not ended"),
+        (trained.workdir, 5, "no error of step 5, but of .*15"),
+        (folder, None, "weights already"),
+    ):
+        with pytest.raises(UserError, match=said):
+            export.export(path, "net", tmp_path / "other", step=step)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_damaged_file_is_one_line(folder):
+    file = folder / "weights.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"cannot be read: it is not the file that") as raised:
+        open_pretrained(folder)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_a_shipped_net_is_whole_and_has_its_card(name):
+    net = alexnet_jax.load(name)
+    assert len(net.class_names) == net.model.num_classes
+    picture = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
+    logits, _ = net.model.apply({"params": net.params}, net.preprocess(picture))
+    assert np.isfinite(logits).all()
+    files = shipped.FOLDER / name
+    run = read_description(files / "weights.safetensors")["run"]
+    text = (files / f"{name}.md").read_text()
+    assert f"{run['result']['top1_error']:.2f}%" in text
+    assert run["commit"][:7] in text
+    assert not run["commit"].endswith("-dirty")
+    assert (files / "weights.safetensors").stat().st_size < 6e6
+
+
+def test_a_shipped_net_has_the_error_of_its_run():
+    run, params, step = load_run("photos")
+    told = read_description(shipped.FOLDER / "photos" / "weights.safetensors")["run"]["result"]
+    found = evaluate(run, params)
+    assert (step, found["count"]) == (told["step"], told["count"])
+    assert found["top1_error"] == pytest.approx(told["top1_error"], abs=0.1)
+
+
+def test_nets_by_name(trained, tmp_path, capsys, monkeypatch):
+    picture = str(trained.images / "test" / "coffee" / "00.png")
+    assert {shipped.DEFAULT, "photos"} <= set(shipped.names())
+    shipped.show()
+    listed = capsys.readouterr().out
+    for name in shipped.names():
+        assert f"{name}: top-1 error " in listed
+    assert "hubble, moon" in listed
+    with pytest.raises(UserError, match="nor a net of that name; did you mean 'photos'"):
+        classify.answer("potos", [picture])
+    # A folder of the name that is no run doesn't hide the net; a run does.
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    assert len(alexnet_jax.load("photos").class_names) == 12
+    shutil.rmtree("photos")
+    shutil.copytree(trained.workdir, "photos")
+    assert len(alexnet_jax.load("photos").class_names) == 4
+
+
+def test_commands_take_names_and_need_none(trained, tmp_path):
+    (tmp_path / "out").mkdir()
+    picture = trained.images / "test" / "coffee" / "00.png"
+    lines = [
+        ("alexnet_jax.classify", "--list"),
+        ("alexnet_jax.classify", picture, "--top=3"),
+        ("alexnet_jax.summary", "--weights=photos"),
+        ("alexnet_jax.summary", "--weights=photos", "--config=default"),
+        ("alexnet_jax.summary",),
+    ]
+    listed, classified, table, both, neither = tiny.commands(lines, tmp_path / "out")
+    assert "photos: top-1 error" in listed.stdout
+    assert classified.returncode == 0
+    assert len(classified.stdout.splitlines()) == 4
+    assert "photos, two towers, one image of 64 x 64" in table.stdout
+    assert "which net?" in both.stderr
+    assert "no configuration" in neither.stderr
+
+
+def test_a_run_begins_from_a_name(trained, capsys):
+    from alexnet_jax.assemble import assemble
+    from alexnet_jax.config import load_config, override
+    from alexnet_jax.trained.begin import begin_from
+
+    config = override(
+        load_config("default"),
+        {"data.name": f"folder:{trained.images}", "init_from": "photos", "mesh.data": 1},
+    )
+    run, said = assemble(config), []
+    began = begin_from("photos", run, run.fresh_state().params, said.append)
+    assert said[0] == "initial weights: 7 layers of photos"
+    kernel = alexnet_jax.load("photos").params["conv1"]["kernel"]
+    np.testing.assert_array_equal(began["conv1"]["kernel"], kernel)
+    assert summary.num_classes(config) == 4
