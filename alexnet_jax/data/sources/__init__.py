@@ -42,8 +42,8 @@ def open_source(
 
     Args:
         name: a TFDS name (`imagenette/160px-v2`, `imagenet2012`), whose `split` may be any TFDS
-            split expression (`train[:90%]`); or `folder:PATH`, images in PATH/CLASS or PATH/SPLIT/CLASS; or
-            `photos`.
+            split expression (`train[:90%]`); or `folder:PATH`, images in PATH/CLASS or in
+            PATH/SPLIT/CLASS; or `photos`.
         data_dir: TFDS's folder of prepared sets; empty or None: TFDS's own default.
         split: the split, or TFDS's expression for a part of it.
         class_names: the classes and their order (those of training), to which the labels are
