@@ -310,7 +310,7 @@ def report_best(run: Run, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    about = "The run, or net that comes with the package; several, with commas, are averaged."
+    about = "The run to evaluate, or a net of the package; several, with commas, are averaged."
     flags.DEFINE_string("workdir", None, about)
     flags.DEFINE_string(
         "split", None, "A split of its data set; the run's evaluation split if not given."

@@ -111,9 +111,9 @@ def test_nets_by_name(trained, tmp_path, capsys, monkeypatch):
     listed = capsys.readouterr().out
     for name in shipped.names():
         assert f"{name}: top-1 error " in listed
-    assert "hubble, moon" in listed
-    with pytest.raises(UserError, match="nor a net of that name; did you mean 'photos'"):
-        classify.answer("potos", [picture])
+    assert "tench, English springer" in listed
+    with pytest.raises(UserError, match="nor a net of that name; did you mean 'imagenette'"):
+        classify.answer("imagenete", [picture])
     # A folder of the name that is no run doesn't hide the net; a run does.
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()

@@ -11,7 +11,7 @@ from alexnet_jax import console
 from alexnet_jax.trained import names as class_names
 
 FOLDER = Path(__file__).parents[1] / "nets"
-DEFAULT = "photos"  # the net of commands that are given none
+DEFAULT = "imagenette"  # the net of commands that are given none
 
 
 def names() -> list[str]:
