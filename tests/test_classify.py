@@ -186,7 +186,8 @@ def test_the_command(trained):
     assert done.returncode == 0, done.stderr
     (line,) = map(json.loads, done.stdout.splitlines())
     assert line["image"] == str(picture)
-    done = tiny.command("alexnet_jax.classify", picture)
+    both = (f"--workdir={trained.workdir}", "--weights=photos")
+    done = tiny.command("alexnet_jax.classify", *both, picture)
     assert done.returncode == 1
     assert done.stderr.startswith("error: which net?")
     assert len(done.stderr.splitlines()) == 1
