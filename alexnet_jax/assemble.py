@@ -6,17 +6,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+import jaxlib
 import optax
 from flax import linen as nn
 
 from alexnet_jax import data, models, optim
 from alexnet_jax.config import NEVER, Config, ModelSpec, flatten, read_config
 from alexnet_jax.errors import UserError, choose
+from alexnet_jax.models import conv, forms, operations
+from alexnet_jax.models.onednn_trial import has_onednn
 from alexnet_jax.parallel import Layout, make_layout
 from alexnet_jax.preprocess import Preprocess, make_preprocess
 from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.step import TrainState, init_state, make_predict, make_train_step, zero_sums
 
+LIBRARIES = {"cuda": "cuDNN", "rocm": "MIOpen"}  # that XLA calls for convolutions
 LARGEST = 2**31 - 1  # whole number of the compiled steps, which count in int32
 
 
@@ -201,6 +205,42 @@ def chosen_numbers(config: Config, run: Run) -> list[str]:
     if not left:
         return []
     return [f"for {run.data.num_train:,} training images: {', '.join(left)}"]
+
+
+def opening_lines(run: Run) -> list[str]:
+    """Says, a line each, what the run works with: backend, left out images, convolutions."""
+    left_out = [
+        f"left out of {split}: {line}"
+        for split, lines in run.data.left_out.items()
+        for line in lines
+    ]
+    return [*filter(None, [run.data.choice]), *left_out, _convolutions(run)]
+
+
+def _convolutions(run: Run) -> str:
+    """Says which library computes the convolutions of the training step."""
+    platform = forms.platform()
+    if platform != "cpu":
+        return f"convolutions: {LIBRARIES.get(platform, 'XLA')}"
+    shares = run.layout.mesh.size
+    split = run.layout.name == "towers"  # of the maps of every layer, each device has its tower's
+    images = run.config.batch_size // (run.layout.mesh.shape["data"] if split else shares)
+    table = operations(run.model, run.config.data.image_size)
+    convs = [op for op in table if op.kind in ("conv", "local")]
+    large = 0
+    for op in convs:
+        *sides, inputs, outputs = op.kernel
+        parts = op.towers if split or op.reads == "own" else 1
+        shapes = (images, *op.input[:2], inputs), (*sides, inputs, outputs // parts)
+        arrays = (jax.ShapeDtypeStruct(shape, op.dtype) for shape in shapes)
+        large += op.kind == "conv" and conv.suits_onednn(*arrays, op.stride, op.padding)
+    if large and not has_onednn():
+        return (
+            f"convolutions: XLA; oneDNN would be faster for {large} of {len(convs)}, but cannot be"
+            f" called in jaxlib {jaxlib.__version__} on this machine"
+        )
+    counts = {"oneDNN": large, "XLA": len(convs) - large}
+    return "convolutions: " + ", ".join(f"{n} by {name}" for name, n in counts.items() if n)
 
 
 def beyond_the_end(run: Run) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from alexnet_jax import console, data, distributed, optim
-from alexnet_jax.assemble import Run, assemble, notes, resolve
+from alexnet_jax.assemble import Run, assemble, notes, opening_lines, resolve
 from alexnet_jax.config import NEVER, Config, check_same_run, config_dict, flatten, to_dict
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate, report_best
@@ -66,11 +66,8 @@ def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None
             kept = resume.check_same_data(workdir, run)
         fields = flatten(resolved) | {"data.data_dir": kept.train.fingerprint}
         distributed.check_alike(repr(sorted(fields.items())), workdir, lock.NAME)
-        console.say(f"work directory: {workdir}", enabled=first)
-        console.say(run.data.choice, enabled=first and bool(run.data.choice))
-        for split, lines in run.data.left_out.items():
-            for line in lines:
-                console.say(f"left out of {split}: {line}", enabled=first)
+        for line in (f"work directory: {workdir}", *opening_lines(run)):
+            console.say(line, enabled=first)
         size = config.data.image_size
         console.layer_table(run.model, (size, size, 3), enabled=first)
         saved = checkpoint.open_checkpoints(workdir, keep=config.keep_checkpoints)

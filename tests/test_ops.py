@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from alexnet_jax.models import conv, forms, norms, onednn, pools
+from alexnet_jax.models import conv, forms, norms, onednn, onednn_trial, pools
 from alexnet_jax.models.windows import output_size as size
-from alexnet_jax.runtime import jax_versions
 
 P = jax.P
 
@@ -226,7 +225,7 @@ def test_onednn_conv_equals_the_plain_one(monkeypatch, shape, kernel, stride, pa
     monkeypatch.setattr(onednn, "CACHED_BYTES", 0)
     rng = np.random.default_rng(0)
     x, k = (jnp.asarray(rng.normal(size=each), jnp.float32) for each in (shape, kernel))
-    if not jax_versions.has_onednn():
+    if not onednn_trial.has_onednn():
         pytest.skip("this jaxlib's call to oneDNN is not known")
     convolve = functools.partial(conv.conv, stride=stride, padding=padding)
     assert "onednn" in jax.jit(convolve).lower(x, k).as_text()
@@ -284,7 +283,7 @@ def test_a_platform_takes_its_form_in_the_program_for_it():
     programs = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda", "tpu")}
     for platform, program in programs.items():
         cpu, plain = platform == "cpu", platform == "tpu"
-        assert ("onednn" in program) == (cpu and jax_versions.has_onednn())
+        assert ("onednn" in program) == (cpu and onednn_trial.has_onednn())
         assert ("select_and_scatter" in program) == plain
         assert ("stablehlo.power" in program) == plain
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax.models import forms, onednn, windows
+from alexnet_jax.models import forms, onednn, onednn_trial, windows
 from alexnet_jax.runtime import jax_versions
 
 LEAST_WORK = 2**26  # multiply-adds by oneDNN; fewer don't repay a compilation at every start
@@ -25,7 +25,7 @@ def conv(x, kernel, *, stride: int, padding: tuple[int, int], form: str | None =
     A layer in two towers calls it once per tower: XLA's grouped convolution
     (feature_group_count) is slower, and its partitioner gathers the whole batch.
     """
-    if not _suits_onednn(x, kernel, stride, padding):
+    if not _takes_onednn(x, kernel, stride, padding):
         return _plain(x, kernel, stride, padding)
     return forms.take(
         "conv",
@@ -43,7 +43,7 @@ def first_conv(x, kernel, *, stride: int, padding: tuple[int, int], form: str | 
     """
     columns = -(-kernel.shape[1] // stride) * stride**2 * kernel.shape[2]
     few = stride == 1 or columns < FIRST_CONV_COLUMNS
-    if few or _suits_onednn(x, kernel, stride, padding):
+    if few or _takes_onednn(x, kernel, stride, padding):
         return conv(x, kernel, stride=stride, padding=padding, form=form)
 
     def fast(x, kernel):
@@ -82,14 +82,21 @@ def _plain(x, kernel, stride, padding):
     )
 
 
-def _suits_onednn(x, kernel, stride, padding) -> bool:
-    """Returns whether oneDNN can compute this convolution, and it is worth its while."""
-    known = jax_versions.has_onednn() and isinstance(x.shape[0], int)  # export leaves it open
-    if not known or x.dtype != jnp.float32 or max(padding) >= min(kernel.shape[:2]):
+def suits_onednn(x, kernel, stride: int, padding: tuple[int, int]) -> bool:
+    """Returns whether a convolution is one of those that oneDNN computes, and worth its while.
+
+    The arrays may be shapes with a dtype alone.
+    """
+    fixed = isinstance(x.shape[0], int)  # export leaves it open
+    if not fixed or x.dtype != jnp.float32 or max(padding) >= min(kernel.shape[:2]):
         return False
     sides = zip(x.shape[1:3], kernel.shape[:2], strict=True)
     places = math.prod(windows.output_size(size, window, stride, padding) for size, window in sides)
     return x.shape[0] * places * math.prod(kernel.shape) >= LEAST_WORK
+
+
+def _takes_onednn(x, kernel, stride, padding) -> bool:
+    return suits_onednn(x, kernel, stride, padding) and onednn_trial.has_onednn()
 
 
 def _varying_alike(*arrays):
