@@ -16,6 +16,8 @@ from alexnet_jax import cli
 
 RESULTS = Path(__file__).parent / "results" / "bench"
 PAPER = {"batch_size": 64, "data.image_size": 227, "mesh.data": 1}
+ON_GPU = {"data.image_size": 227, "mesh.data": 1}  # 128 images, of experiments/on_gpu.py
+BFLOAT16 = {**ON_GPU, "model.dtype": "bfloat16"}
 NO_LRN = {**PAPER, "model.lrn": False}
 # Where something lies, or that there is one device, makes no other measurement.
 IGNORED = ("data.data_dir", "mesh.data")
@@ -23,7 +25,7 @@ IGNORED = ("data.data_dir", "mesh.data")
 
 @dataclass(frozen=True)
 class Row:
-    """What to show: of the newest record in `mode` of `config` with `overrides`."""
+    """What to show: of the newest record in `mode` of `config` with `overrides`, on CPU or GPU."""
 
     what: str
     target: str
@@ -31,6 +33,7 @@ class Row:
     config: str
     reached: Callable[[dict], str]
     overrides: dict = field(default_factory=dict)
+    gpu: bool = False
 
 
 def _ratios(task: str) -> Callable[[dict], str]:
@@ -39,6 +42,11 @@ def _ratios(task: str) -> Callable[[dict], str]:
         return ", ".join(f"{each['ratio']:.2f}× {kind}" for kind, each in kinds.items())
 
     return show
+
+
+def _speed(record) -> str:
+    ratios = [_ratios("step")(record)] if "torch" in record else []
+    return ", ".join([f"{record['images_per_second']:,.0f} images/s", *ratios])
 
 
 def _share(record) -> str:
@@ -104,6 +112,10 @@ ROWS = (
         DEFAULT,
         lambda record: f"{record['second_compile_seconds']:.2f} s",
     ),
+    Row(
+        "the paper's step on a GPU, bfloat16", "none", "step", IMAGENET, _speed, BFLOAT16, gpu=True
+    ),
+    Row("the paper's step on a GPU, float32", "none", "step", IMAGENET, _speed, ON_GPU, gpu=True),
 )
 
 
@@ -128,6 +140,8 @@ def table(results: Path = RESULTS) -> str:
     for row in ROWS:
         shown, device = "not measured", ""
         for record in records(row.mode, row.config, row.overrides, results):
+            if row.gpu == (record["hardware"]["device_kind"] == "cpu"):
+                continue
             try:
                 shown, device = row.reached(record), record["device"]
             except KeyError:  # A run without --against=torch.

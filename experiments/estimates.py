@@ -110,9 +110,7 @@ def table(result: dict) -> Table:
         for row in result["largest"]
     ]
     ratios = [row["measured_us"] / row["us"] for row in result["largest"] if row["us"]]
-    rows.append(
-        ("all", "", f"{result['estimated_us']:,.0f}", f"{result['measured_us']:,.0f}", "")
-    )
+    rows.append(("all", "", f"{result['estimated_us']:,.0f}", f"{result['measured_us']:,.0f}", ""))
     note = f"measured over estimated, the median of these: {statistics.median(ratios):.2f}"
     header = ("", "layer", "estimated us", "measured us", "ratio")
     return Table(f"one step, estimated for the {result['target']}", header, rows, note)
