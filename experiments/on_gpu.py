@@ -44,6 +44,7 @@ NO_GRAPHS = {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="}
 EXACT = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
 SMALL_NET = (
     "--config.batch_size=4",
+    "--config.data.image_size=99",
     "--config.model.width=0.0625",
     "--config.model.hidden_units=32",
 )
@@ -178,7 +179,7 @@ def make_pictures(folder: Path, count: int, side: int) -> None:
         for split, number in (("train", count), ("test", count // 8)):
             place = folder / split / name
             place.mkdir(parents=True, exist_ok=True)
-            for i in range(number // len(photos.PHOTOGRAPHS)):
+            for i in range(max(1, number // len(photos.PHOTOGRAPHS))):
                 size = rng.randint(min(photograph.size) // 2, min(photograph.size))
                 left, top = (rng.randint(0, whole - size) for whole in photograph.size)
                 box = (left, top, left + size, top + size)
