@@ -7,7 +7,7 @@ import pytest
 
 from alexnet_jax import explain
 from alexnet_jax.errors import UserError
-from alexnet_jax.explained import halves, layers, occlusion, patches
+from alexnet_jax.explained import halves, layers, occlusion, patches, sections
 from alexnet_jax.explained.seen import look
 from alexnet_jax.models import create, operations
 from alexnet_jax.summary import receptive_fields
@@ -39,10 +39,13 @@ def test_the_page(trained, picture, tmp_path, capsys):
     assert text.count("<figure>") > 60
 
 
-def test_without_its_data_the_page_says_so(trained, picture, tmp_path, capsys):
-    target = explain.explain(str(trained.workdir), picture, str(tmp_path), str(tmp_path / "gone"))
-    assert "The data set is not at hand" in capsys.readouterr().out
-    assert "The data set is not at hand" in target.read_text()
+def test_without_its_data_the_page_says_so(trained, seen, tmp_path):
+    chosen, about = explain.the_set(str(trained.workdir), str(tmp_path / "gone"))
+    assert chosen == []
+    assert about.startswith("The data set is not at hand")
+    text = "".join(sections.units(seen, chosen, about))
+    assert "The data set is not at hand" in text
+    assert "conv5: maps" in text  # what this picture has is shown all the same
 
 
 def test_what_a_value_sees(seen):

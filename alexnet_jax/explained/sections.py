@@ -20,7 +20,7 @@ def page_of(seen: Seen, encoded: bytes, chosen: list[pictures.Picture], about: s
     parts = [
         *_picture(seen, encoded),
         *_layers(seen),
-        *_units(seen, chosen, about),
+        *units(seen, chosen, about),
         *(_halves(seen) if seen.net.model.towers == 2 else ()),
         *_answers(seen),
         *_covered(seen),
@@ -95,7 +95,7 @@ def _layers(seen: Seen) -> list[str]:
             caption = f"map {i + 1}"
             if kernels is not None and kernels.ndim == 4:
                 pattern = page.image(page.pattern(kernels[..., i]), 40, f"pattern {i + 1}", "map")
-                caption = f"{caption} {pattern} and its pattern"
+                caption = f"{pattern} {caption}"
             figures.append(page.figure(shown, caption))
         parts.append(page.row(figures))
     return parts
@@ -110,7 +110,7 @@ def _about_layer(number: int, side: int, size: int) -> str:
     if side >= size:
         sees = f"One value can see the whole picture ({side} × {side} pixels with its borders)"
     if number == 0:
-        return f"{sees}: enough for edges, lines and colours."
+        return f"{sees}: enough for edges, lines and colours. Beside a map's number is its pattern."
     return f"{sees}, through the maps of the layers before."
 
 
@@ -118,7 +118,8 @@ def _class(half: int | None) -> str:
     return "" if half is None else ("one", "two")[half]
 
 
-def _units(seen: Seen, chosen: list[pictures.Picture], about: str) -> list[str]:
+def units(seen: Seen, chosen: list[pictures.Picture], about: str) -> list[str]:
+    """Returns the section about the strongest units, with what of `chosen` excites them most."""
     last, hidden = layers.shown(seen.table)[-1], layers.hidden(seen.table)
     size = len(seen.square)
     field = layers.fields(seen.table)[last.name]
@@ -130,18 +131,18 @@ def _units(seen: Seen, chosen: list[pictures.Picture], about: str) -> list[str]:
     if hidden:
         values = seen.activations[hidden][0]
         wanted.append(patches.Units(hidden, tuple(layers.strongest(values, UNITS))))
-    wanted = [units for units in wanted if units.numbers]
+    wanted = [each for each in wanted if each.numbers]
     found = patches.exciting(seen.net, chosen, wanted) if chosen else {}
     parts = [
         "<h2>What excites the strongest units</h2>",
         page.paragraph(
             "What does a map deep in the net stand for? Nobody told it; what it does is seen from "
-            "the pictures that excite it most. On the left is this picture, beside it the most "
-            f"exciting ones of the data set. {html.escape(about)}"
+            "the pictures that excite it most. On the left is this picture, beside it those of "
+            f"the net's data set, the most exciting first. {html.escape(about)}"
         ),
     ]
-    for units in wanted:
-        if units.field:
+    for each in wanted:
+        if each.field:
             side = patches.shown_side(field, size)
             parts.append(f"<h3>{last.layer}: maps, at the place where each is strongest</h3>")
             parts.append(
@@ -152,15 +153,15 @@ def _units(seen: Seen, chosen: list[pictures.Picture], about: str) -> list[str]:
             )
         else:
             parts.append(f"<h3>{hidden}: units that read the whole picture</h3>")
-        values = seen.activations[units.layer][0]
+        values = seen.activations[each.layer][0]
         flat = values.reshape(-1, values.shape[-1])
-        for number, unit in enumerate(units.numbers):
-            own = units.part(seen.square, int(flat[:, unit].argmax()))
-            what = "map" if units.field else "unit"
+        for number, unit in enumerate(each.numbers):
+            own = each.part(seen.square, int(flat[:, unit].argmax()))
+            what = "map" if each.field else "unit"
             title = f"{what} {unit + 1}, here {flat[:, unit].max():.1f}"
             others = [
-                _captioned(each.image, 83, f"{_name(each.label)} {each.value:.1f}")
-                for each in (found[units.layer][number] if found else ())
+                _captioned(one.image, 83, f"{_name(one.label)} {one.value:.1f}")
+                for one in (found[each.layer][number] if found else ())
             ]
             parts.append(page.unit(_captioned(own, 104, title), others))
     return parts
