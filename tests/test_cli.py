@@ -15,7 +15,7 @@ HELP = {
     **{f"alexnet_jax.{module}": ["python -m alexnet_jax."] for module, _ in COMMANDS.values()},
     "alexnet_jax.main": ["--config=FILE", "--config.FIELD=VALUE", "--workdir=", "--process_id="],
     "alexnet_jax.evaluate": ["--workdir=", "Required."],
-    "alexnet_jax.classify": ["--workdir=", "--weights=", "Default: 5."],
+    "alexnet_jax.classify": ["--workdir=", "--weights=", "--[no]list", "Default: 5."],
     "alexnet_jax.bench": ["step|layers|input|train|comms", "\ncomms ", "--[no]record"],
     "alexnet_jax.export": ["--to=stablehlo|safetensors|torchvision"],
     **{
@@ -34,6 +34,9 @@ MEANT = {
     ("alexnet_jax.evaluate", "runs/a"): "write --workdir=runs/a",
     ("alexnet_jax.evaluate",): "--workdir is missing: The run to evaluate",
     ("alexnet_jax.export", "net.safetensors"): "write --weights=net.safetensors",
+    ("alexnet_jax.classify", "--weights=imagenete", "README.md"): "did you mean 'imagenette'",
+    ("alexnet_jax.summary",): "no configuration: give one",
+    ("alexnet_jax.summary", DEFAULT, "--weights=photos"): "which net?",
     ("alexnet_jax", "train", "--config=imagenete"): "no configuration 'imagenete'; did you mean",
     ("alexnet_jax", "trian"): "did you mean 'train'?",
 }

@@ -126,22 +126,3 @@ def test_nets_by_name(trained, tmp_path, capsys, monkeypatch):
     shutil.rmtree("photos")
     shutil.copytree(trained.workdir, "photos")
     assert len(alexnet_jax.load("photos").class_names) == 4
-
-
-def test_commands_take_names_and_need_none(trained, tmp_path):
-    (tmp_path / "out").mkdir()
-    picture = trained.images / "test" / "coffee" / "00.png"
-    lines = [
-        ("alexnet_jax.classify", "--list"),
-        ("alexnet_jax.classify", picture, "--top=3"),
-        ("alexnet_jax.summary", "--weights=photos"),
-        ("alexnet_jax.summary", "--weights=photos", "--config=default"),
-        ("alexnet_jax.summary",),
-    ]
-    listed, classified, table, both, neither = tiny.commands(lines, tmp_path / "out")
-    assert "photos: top-1 error" in listed.stdout
-    assert classified.returncode == 0
-    assert len(classified.stdout.splitlines()) == 4
-    assert "photos, two towers, one image of 64 x 64" in table.stdout
-    assert "which net?" in both.stderr
-    assert "no configuration" in neither.stderr
