@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxlib
@@ -150,9 +151,7 @@ def assemble(
         )
     train_step = make_train_step(model, tx, layout, preprocess)
     predict = make_predict(model, layout, preprocess)
-    # Without it, XLA may time several kernels and take another one in each run, and add in the
-    # order in which threads arrive. On a CPU it always computes the same.
-    options = {"xla_gpu_deterministic_ops": True} if config.deterministic else None
+    options = compiler_options(config, layout)
     return Run(
         config=config,
         data=dataset,
@@ -241,6 +240,19 @@ def _convolutions(run: Run) -> str:
         )
     counts = {"oneDNN": large, "XLA": len(convs) - large}
     return "convolutions: " + ", ".join(f"{n} by {name}" for name, n in counts.items() if n)
+
+
+def compiler_options(config: Config, layout: Layout) -> dict[str, Any]:
+    """Returns what XLA is told of the steps, which only its compiler for GPUs reads."""
+    options = {}
+    if config.deterministic:
+        # Without it, XLA may time several kernels and take another one in each run, and add in the
+        # order in which threads arrive. On a CPU it always computes the same.
+        options["xla_gpu_deterministic_ops"] = True
+    if layout.mesh.size > 1:
+        # Else the dense layers' gradients wait for those of the convolutions to be sent.
+        options["xla_gpu_experimental_parallel_collective_overlap_limit"] = 4
+    return options
 
 
 def beyond_the_end(run: Run) -> list[str]:

@@ -102,6 +102,7 @@ RESUMABLE = frozenset(
         *("num_epochs", "num_train_steps", "log_every_steps"),
         *("eval_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
         *("data.data_dir", "data.backend", "data.copies", "mesh.data", "mesh.model", "mesh.layout"),
+        *("mesh.shard_dense", "model.fused_kernel"),
         *("on_nonfinite", "on_save_error", "deterministic", "data.bad_images", "per_class"),
     }
 )
@@ -109,6 +110,7 @@ RESUMABLE = frozenset(
 # Fields that earlier commits didn't know, with what their runs did.
 _LATER_FIELDS = {
     **{"on_nonfinite": "stop", "on_save_error": "stop", "deterministic": False},
+    **{"mesh.shard_dense": False, "mesh.reduce_dtype": None, "model.fused_kernel": False},
     **{"init_from": "", "per_class": False, "data.copies": "", "model.layer_init_scales": ()},
 }
 

@@ -8,15 +8,20 @@ hybrid  "one weird trick" (Krizhevsky 2014): the convolutions as in `data`; the 
         layers split over `model`, each on the batch of its whole `model` group.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.errors import UserError, choose
 from alexnet_jax.models.placement import LAYOUTS, Placement
+
+REDUCE_DTYPES = ("bfloat16", "float32")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class MeshSpec:
     layout: str = "data"  # 'data', 'towers' or 'hybrid': see above
     data: int = -1  # devices over which the batch is split; -1: all that `model` leaves
     model: int = 1  # devices over which the net is split
+    shard_dense: bool = False  # each device of `data` keeps and updates a part of the dense layers
+    reduce_dtype: str | None = None  # of gradients that devices sum: 'bfloat16'; None: the net's
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Layout:
 
     name: str
     mesh: Mesh
+    shard_dense: bool = False
+    reduce_dtype: str | None = None
 
     @property
     def placement(self) -> Placement:
@@ -94,9 +103,63 @@ class Layout:
         return jax.tree_util.tree_map_with_path(sharding, state)
 
     def _leaf_spec(self, layer: str, leaf) -> P:
+        axes = [None] * len(leaf.shape)
         if self.placement.splits(layer, leaf.shape[-1]):
-            return P(*[None] * (len(leaf.shape) - 1), "model")
-        return P()
+            axes[-1] = "model"
+        dense = len(leaf.shape) == 2
+        if self.shard_dense and dense and leaf.shape[0] % self.mesh.shape["data"] == 0:
+            axes[0] = "data"
+        return P(*axes) if any(axes) else P()
+
+    def missing_axes(self, spec: P) -> tuple[str, ...]:
+        """Returns the mesh's axes that a spec doesn't name."""
+        named = jax.tree.leaves(tuple(spec))  # an entry is an axis, several axes, or None
+        return tuple(axis for axis in self.mesh.axis_names if axis not in named)
+
+    def as_computed(self, params: Mapping, specs: Mapping, dtypes: Mapping[str, str]) -> dict:
+        """Returns, inside a shard_map, the parameters that this device's program reads.
+
+        Parts over `data` are gathered, and the whole is seen as different on every device: the
+        transpose of this is where the devices' gradients are summed, in `reduce_dtype`.
+
+        Args:
+            params: what this device holds of them.
+            specs: how they lie, of `param_specs`.
+            dtypes: in which each layer computes.
+        """
+
+        def computed(path, x, spec):
+            layer, others = path[-2].key, self.missing_axes(spec)
+            with jax.named_scope(layer):
+                in_parts = spec[:1] == ("data",)
+                return _as_computed(x, in_parts, others, dtypes[layer], self.reduce_dtype)
+
+        return jax.tree_util.tree_map_with_path(computed, params, specs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _as_computed(x, in_parts, others, dtype, reduce_dtype):
+    """Casts to `dtype`, gathers parts over `data`, and varies over the other axes."""
+    x = x.astype(dtype)
+    if in_parts:
+        x = lax.all_gather(x, "data", tiled=True)
+    return lax.pcast(x, others, to="varying") if others else x
+
+
+def _as_computed_fwd(x, *static):
+    return _as_computed(x, *static), jnp.zeros((), x.dtype)
+
+
+def _as_computed_bwd(in_parts, others, dtype, reduce_dtype, own, g):
+    g = g.astype(reduce_dtype or own.dtype)
+    if in_parts:
+        g = lax.psum_scatter(g, "data", tiled=True)
+    if others:
+        g = lax.psum(g, others)
+    return (g.astype(own.dtype),)
+
+
+_as_computed.defvjp(_as_computed_fwd, _as_computed_bwd)
 
 
 def make_layout(
@@ -118,6 +181,8 @@ def make_layout(
         UserError: the mesh doesn't fit the devices, the net or the batch.
     """
     name, data, model = choose(spec.layout, LAYOUTS, "mesh.layout"), spec.data, spec.model
+    if spec.reduce_dtype is not None:
+        choose(spec.reduce_dtype, REDUCE_DTYPES, "mesh.reduce_dtype")
     devices = list(devices or jax.devices())
     if model < 1 or (data < 1 and data != -1):
         raise UserError(f"mesh.data={data}, mesh.model={model}: give positive sizes, or data=-1")
@@ -142,7 +207,7 @@ def make_layout(
         axis_types=(AxisType.Auto, AxisType.Auto),
         devices=devices[: data * model],
     )
-    layout = Layout(name, mesh)
+    layout = Layout(name, mesh, spec.shard_dense, spec.reduce_dtype)
     shares = data if name == "towers" else data * model
     if batch_size % shares:
         raise UserError(

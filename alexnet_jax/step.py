@@ -11,6 +11,7 @@ from flax import struct
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from alexnet_jax.models import operations
 from alexnet_jax.optim import PlateauState, init_plateau
 from alexnet_jax.parallel import Layout
 from alexnet_jax.preprocess import Preprocess
@@ -103,18 +104,20 @@ def make_train_sums(model: nn.Module, layout: Layout) -> Callable:
     labels_spec = layout.labels_spec
 
     def train_sums(params, images, labels, mask, key):
-        specs = layout.param_specs(params)
+        specs, dtypes = layout.param_specs(params), _layer_dtypes(model, images.shape[1:])
         index = jnp.arange(labels.shape[0], dtype=jnp.int32)
 
         def local_sums(params, images, labels, mask, index, key):
             logits, _ = local_model.apply(
-                {"params": _varying(params, specs, layout)},
+                {"params": layout.as_computed(params, specs, dtypes)},
                 images,
                 train=True,
                 example_index=index,
                 rngs={"dropout": key},
             )
-            sums = classification_sums(logits, labels, _varying(mask, labels_spec, layout))
+            missing = layout.missing_axes(labels_spec)
+            mask = lax.pcast(mask, missing, to="varying") if missing else mask
+            sums = classification_sums(logits, labels, mask)
             sums = lax.psum(sums, layout.sum_axes)
             return lax.pmean(sums, layout.same_axes) if layout.same_axes else sums
 
@@ -125,18 +128,9 @@ def make_train_sums(model: nn.Module, layout: Layout) -> Callable:
     return train_sums
 
 
-def _varying(tree, specs, layout: Layout):
-    """Arrays that lie as `specs` say, seen as different on every device of the mesh.
-
-    The transpose of this cast of the parameters is where the devices' gradients are summed.
-    """
-
-    def vary(x, spec):
-        named = jax.tree.leaves(tuple(spec))  # an entry is an axis, several axes, or None
-        missing = tuple(axis for axis in layout.mesh.axis_names if axis not in named)
-        return lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(vary, tree, specs)
+def _layer_dtypes(model: nn.Module, image_shape) -> dict[str, str]:
+    """In which dtype each layer of the net computes."""
+    return {op.layer: op.dtype for op in operations(model, image_shape) if op.kernel}
 
 
 def make_train_step(
@@ -215,12 +209,15 @@ def make_predict(model: nn.Module, layout: Layout, prep: Preprocess) -> Callable
 
     def predict(params: dict, batch: dict):
         specs = layout.param_specs(params)
+        dtypes = _layer_dtypes(model, batch["images"].shape[2:])
 
         def local_log_probs(params, images, crops):
             views = images.shape[1]
             images, crops = (x.reshape(-1, *x.shape[2:]) for x in (images, crops))
             images = prep(images, crops, None, jnp.zeros((), jnp.int32))
-            logits, _ = local_model.apply({"params": _varying(params, specs, layout)}, images)
+            logits, _ = local_model.apply(
+                {"params": layout.as_computed(params, specs, dtypes)}, images
+            )
             log_probs = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
             averaged = jax.nn.logsumexp(log_probs, axis=1) - jnp.log(views)
             return lax.pmean(averaged, layout.same_axes) if layout.same_axes else averaged

@@ -8,7 +8,7 @@ import pytest
 from alexnet_jax import export, models, summary
 from alexnet_jax.bench.layers import layer_flops
 from alexnet_jax.errors import UserError
-from alexnet_jax.models import Conv, Dense, Stateless
+from alexnet_jax.models import Conv, Dense, Stateless, forms
 
 
 def squeeze(x):
@@ -80,3 +80,30 @@ def test_a_function_that_cannot_be_applied_is_named():
     table = (Conv("conv1", 4, 3, then=(wrong,)), Dense("fc2"))
     with pytest.raises(UserError, match="conv1: its operation 'sum' makes"):
         models.operations(models.create("alexnet", layers=table), 8)
+
+
+def test_what_a_gpu_takes_gives_the_same_values_and_gradients(monkeypatch):
+    """All forms that are chosen for CUDA, run here: of the first layer, its bias and the norms."""
+    layers = (
+        Conv("conv1", 4, kernel=3, stride=2, then=("act", "lrn", "pool")),
+        Conv("conv2", 4, kernel=3, padding=1, then=("act",)),
+        Dense("fc3"),
+    )
+    model = models.create("alexnet", layers=layers, num_classes=4, kernel_init="he")
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    params = jax.jit(model.init)(jax.random.key(1), images)
+
+    def results():
+        def loss(params):
+            logits, activations = model.apply(params, images)
+            return jnp.sum(jnp.square(logits)) + jnp.sum(activations["act2"]), activations["pool1"]
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    on_cpu = results()
+    assert any("cuda" in on and "cpu" not in on for on in forms.FAST_ON.values())
+    on_cuda = {name: ("cpu",) if "cuda" in on else () for name, on in forms.FAST_ON.items()}
+    monkeypatch.setattr(forms, "FAST_ON", on_cuda)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), results(), on_cpu
+    )

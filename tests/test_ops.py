@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from alexnet_jax.models import conv, forms, norms, onednn, onednn_trial, pools
+from alexnet_jax.models import conv, forms, fused, norms, onednn, onednn_trial, pools
 from alexnet_jax.models.windows import output_size as size
 
 P = jax.P
@@ -261,6 +261,26 @@ def test_onednn_conv_of_images_that_vary_over_fewer_axes(monkeypatch):
 
     for a, b in zip(jax.tree.leaves(run(None)), jax.tree.leaves(run("plain")), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "window", "stride"), [("float32", 4, 2, 2), ("bfloat16", 5, 3, 2)]
+)
+def test_the_kernel_equals_its_three_operators(dtype, size, window, stride):
+    """In float32 to rounding; in bfloat16 their gradients are rounded on the way."""
+    constants = fused.Constants(size, 0.3, 0.75, 2.0, window, stride)
+    x = jax.random.normal(jax.random.key(0), (2, 7, 9, 6), dtype)
+    x = jnp.round(4 * x) / 4  # with ties
+    found, expected = (
+        value_and_gradient(f, x)
+        for f in (
+            jax.jit(lambda x: fused.by_kernel(x, constants, True)),
+            jax.jit(lambda x: fused.by_operators(x, constants)),
+        )
+    )
+    tolerance = 1e-6 if dtype == "float32" else 2**-7
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.astype("float32"), theirs.astype("float32"), atol=tolerance)
 
 
 def test_small_convs_do_not_call_onednn():

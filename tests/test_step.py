@@ -44,10 +44,10 @@ def batches(layout, steps, classes=CLASSES):
         yield jax.device_put(batch, layout.batch_shardings())
 
 
-def train(name, data, model_axis, *, steps=3, classes=CLASSES, dtype="float32"):
+def train(name, data, model_axis, *, steps=3, classes=CLASSES, dtype="float32", **mesh):
     """Losses and final parameters of a few steps, with colour noise, mean image and dropout."""
     model = small_net(classes, dtype)
-    layout = make_layout(MeshSpec(name, data, model_axis), towers=2, batch_size=BATCH)
+    layout = make_layout(MeshSpec(name, data, model_axis, **mesh), towers=2, batch_size=BATCH)
     length = {"steps_per_epoch": 10, "total_steps": 100}
     tx = optim.make_optimizer(optim.OptimSpec(learning_rate=0.01, bias_rate=2.0), **length)
     mean = np.random.default_rng(9).uniform(80, 140, (SIZE + 4, SIZE + 4, 3))
@@ -85,17 +85,28 @@ def test_layouts_agree_with_one_device(on_one_device, name, data, model_axis):
     np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-5)
 
 
+def test_gradients_summed_in_bfloat16_are_the_same_to_its_precision(on_one_device):
+    losses, params, _ = train("data", 8, 1, shard_dense=True, reduce_dtype="bfloat16")
+    np.testing.assert_allclose(losses, on_one_device[0], rtol=1e-2)
+    moved, expected = (params["fc8"]["kernel"], on_one_device[1]["fc8"]["kernel"])
+    assert np.abs(moved - expected).max() > 0
+    np.testing.assert_allclose(moved, expected, atol=0.02 * np.abs(expected).max())
+
+
 @pytest.fixture(scope="module")
 def on_one_device_in_float64():
     with jax.enable_x64(True):
         return train("data", 1, 1, dtype="float64")
 
 
-@pytest.mark.parametrize(("name", "data", "model_axis"), LAYOUTS)
-def test_layouts_agree_in_float64(on_one_device_in_float64, name, data, model_axis):
+@pytest.mark.parametrize(
+    ("name", "data", "model_axis", "shard_dense"),
+    [*((*layout, False) for layout in LAYOUTS), ("data", 8, 1, True), ("hybrid", 2, 4, True)],
+)
+def test_layouts_agree_in_float64(on_one_device_in_float64, name, data, model_axis, shard_dense):
     alone = on_one_device_in_float64
     with jax.enable_x64(True):
-        losses, params, _ = train(name, data, model_axis, dtype="float64")
+        losses, params, _ = train(name, data, model_axis, dtype="float64", shard_dense=shard_dense)
     np.testing.assert_allclose(losses, alone[0], rtol=1e-10)
     assert_close(params, alone[1])
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from alexnet_jax.assemble import Run
+from alexnet_jax.assemble import Run, compiler_options
 from alexnet_jax.bench import hlo
 from alexnet_jax.bench.common import Options, Table, step_bytes, synthetic_run
 from alexnet_jax.bench.estimate import KINDS, Cost, costs, schedule
@@ -39,9 +39,10 @@ def measure(config: Config, options: Options) -> dict:
     if options.devices < 1:
         raise UserError(f"--devices={options.devices}: must be at least 1")
     target = load(options.target)
-    flags = FLAGS | {"xla_gpu_enable_analytical_sol_latency_estimator": target.modelled}
     devices = _devices(target, options.devices)
     run = synthetic_run(config, images=1, devices=devices)
+    flags = FLAGS | {"xla_gpu_enable_analytical_sol_latency_estimator": target.modelled}
+    flags |= compiler_options(config, run.layout)
     try:
         lowered = run.train_step.lower(run.abstract_state(), _abstract_batch(run))
         with jax_versions.without_cache():  # such a program can't be read back from it

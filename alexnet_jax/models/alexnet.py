@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.models import fused
 from alexnet_jax.models.operations import Operation, apply, operations
 from alexnet_jax.models.placement import Placement
 from alexnet_jax.models.table import Conv, Dense
@@ -59,6 +60,7 @@ class AlexNet(nn.Module):
     layer_init_scales: tuple[tuple[str, float], ...] = ()  # (layer, factor), beside init_scale
     bias_one: float = 1.0  # initial bias where the paper and the table have 1 (section 5)
 
+    fused_kernel: bool = False  # ReLU, LRN and max pooling as one kernel on CUDA: not measured yet
     dtype: str = "float32"  # of the computation; parameters are float32, or float64 with float64
     placement: Placement = Placement()
 
@@ -86,10 +88,17 @@ class AlexNet(nn.Module):
         place = self.placement
         activations = {}
 
-        maps = [images.astype(self.dtype)]
+        maps, read = [images.astype(self.dtype)], {}
+        in_one = fused.chains(self, table) if self.fused_kernel else {}
         for op in table:
             if not op.dense:
-                maps = self._on_maps(op, maps)
+                read[op.name] = maps
+                if op.name in in_one:
+                    first, constants = in_one[op.name]
+                    with jax.named_scope(op.name):
+                        maps = [fused.relu_lrn_max_pool(x, constants) for x in read[first]]
+                else:
+                    maps = self._on_maps(op, maps)
                 activations[op.name] = _side_by_side(maps)
 
         h = place.enter_dense(place.join(maps))

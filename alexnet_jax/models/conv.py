@@ -6,6 +6,7 @@ platform takes (see forms.py).
 
 import functools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,33 @@ def local_conv(x, kernel, *, padding: tuple[int, int]):
     patches = jnp.concatenate(windows.shifted(padded, size, 1), axis=-1)
     flat = kernel.reshape(height, width, -1, kernel.shape[-1])
     return jnp.einsum("bhwi,hwio->bhwo", patches, flat)
+
+
+def add_bias(maps, bias):
+    """Adds a bias [C] to maps [B, H, W, C]."""
+    return forms.take("bias", None, _add_bias_apart, operator.add, maps, bias)
+
+
+@jax.custom_vjp
+def _add_bias_apart(maps, bias):
+    """Has the bias' gradient summed apart from what makes that of the maps.
+
+    Where XLA fuses the two for a GPU it computes the gradient of normalisation and pooling twice:
+    to write it and to add it up.
+    """
+    return maps + bias
+
+
+def _add_bias_apart_fwd(maps, bias):
+    return maps + bias, None
+
+
+def _add_bias_apart_bwd(_, g):
+    g = lax.optimization_barrier(g)
+    return g, g.sum(axis=(0, 1, 2))
+
+
+_add_bias_apart.defvjp(_add_bias_apart_fwd, _add_bias_apart_bwd)
 
 
 def _plain(x, kernel, stride, padding):

@@ -12,7 +12,14 @@ from jax import lax
 
 # The platforms on which an operator's fast form wins: measured on CPUs, estimated for CUDA's cards
 # (docs/speed.md). Elsewhere the plain forms stand until they are measured against.
-FAST_ON = {"conv": ("cpu",), "norm": ("cpu", "cuda"), "pool": ("cpu", "cuda")}
+FAST_ON = {
+    "conv": ("cpu",),
+    "norm": ("cpu", "cuda"),
+    "pool": ("cpu", "cuda"),
+    "first towers": ("cuda",),  # the image convolved once per tower: their gradients aren't joined
+    "sum across maps": ("cuda",),
+    "bias": ("cuda",),  # its gradient is a sum of what is in memory, not of what makes it
+}
 
 FORMS = ("fast", "plain")
 
@@ -30,7 +37,7 @@ def of_platform(operator: str, platform: str | None) -> str | None:
     """Returns the form of an operator on a platform, one of `FORMS`; None without a platform.
 
     Args:
-        operator: "conv", "norm" or "pool".
+        operator: a key of `FAST_ON`.
         platform: "cpu", "cuda", "rocm" or "tpu"; None leaves the form to `take`.
     """
     if platform is None:
@@ -42,7 +49,7 @@ def take(operator: str, form: str | None, fast: Callable, plain: Callable, *oper
     """Calls `fast` or `plain` on the operands.
 
     Args:
-        operator: "conv", "norm" or "pool".
+        operator: a key of `FAST_ON`.
         form: "fast" or "plain"; None leaves it to the platform that the program is compiled for,
             which need not be the one that traces it. The gradient then saves what both forms need,
             of which the compiler drops what the platform doesn't use.

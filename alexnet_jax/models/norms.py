@@ -65,7 +65,7 @@ def _fast(x, window, alpha, beta, k):
 def _forward(x, window, alpha, beta, k):
     wide = _wide(x)
     d = k + alpha * _window_sum_fast(jnp.square(wide), window)
-    return (wide * _inverse_power(d, beta)).astype(x.dtype), (x, d)
+    return (wide * inverse_power(d, beta)).astype(x.dtype), (x, d)
 
 
 def _backward(window, alpha, beta, k, saved, g):
@@ -73,7 +73,7 @@ def _backward(window, alpha, beta, k, saved, g):
     # over those i whose window holds j: the mirrored window, which differs if its size is even.
     x, d = saved
     wide = _wide(x)
-    scaled = _wide(g) * _inverse_power(d, beta)
+    scaled = _wide(g) * inverse_power(d, beta)
     terms = scaled * wide / d
     if x.dtype != wide.dtype:  # what a GPU writes to memory here is half as large then
         terms = _wide(lax.optimization_barrier(terms.astype(x.dtype)))
@@ -84,7 +84,8 @@ def _backward(window, alpha, beta, k, saved, g):
 _fast.defvjp(_forward, _backward)
 
 
-def _inverse_power(d, beta):
+def inverse_power(d, beta):
+    """Raises to -beta; for 0.75 by square roots."""
     if beta == 0.75:
         root = lax.rsqrt(d)
         return root * jnp.sqrt(root)
@@ -98,13 +99,23 @@ def _window_sum(x, window, mirrored=False):
 
 
 def _window_sum_fast(x, window, mirrored=False):
-    """Sums over the same window; within maps by shifted slices, which are slower across them."""
-    if window[-1] > 1:
-        return _window_sum(x, window, mirrored)
-    pads = [(*pad, 0) for pad in _around(window, mirrored)]
-    x = lax.pad(x, np.zeros((), x.dtype), pads)
-    for axis in (1, 2):
-        x = sum(windows.shifted_along(x, axis, window[axis], 1))
+    """Sums over the same window, by shifted slices: across maps they are slower on a CPU."""
+    if window[-1] == 1:
+        return _shifted_sum(x, window, mirrored)
+    return forms.take(
+        "sum across maps",
+        None,
+        lambda x: _shifted_sum(x, window, mirrored),
+        lambda x: _window_sum(x, window, mirrored),
+        x,
+    )
+
+
+def _shifted_sum(x, window, mirrored):
+    x = lax.pad(x, np.zeros((), x.dtype), [(*pad, 0) for pad in _around(window, mirrored)])
+    for axis, size in enumerate(window):
+        if size > 1:
+            x = sum(windows.shifted_along(x, axis, size, 1))
     return x
 
 

@@ -7,6 +7,7 @@ of the architecture count, time, translate and draw the same list.
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -129,10 +130,27 @@ def apply(op: Operation, maps: list, kernel=None, bias=None, *, parts: int) -> l
         if op.kernel is None:
             out = [op.function(x) for x in maps]
         else:
-            kernels = jnp.split(kernel.astype(op.dtype), len(maps), axis=-1)
-            biases = jnp.split(bias.astype(op.dtype), len(maps), axis=-1)
-            out = [op.function(x, k) + b for x, k, b in zip(maps, kernels, biases, strict=True)]
+            weights = kernel.astype(op.dtype), bias.astype(op.dtype)
+            if op.reads == "image" and parts > 1:
+                return forms.take(
+                    "first towers",
+                    None,
+                    lambda x, *weights: _weighted(op, [x] * parts, *weights),
+                    lambda x, *weights: jnp.split(_weighted(op, [x], *weights)[0], parts, axis=-1),
+                    *(*maps, *weights),
+                )
+            out = _weighted(op, maps, *weights)
         return out if len(out) == parts else jnp.split(out[0], parts, axis=-1)
+
+
+def _weighted(op: Operation, maps: list, kernel, bias) -> list:
+    """Applies an operation's weights to one array per tower, each of which has a part of them."""
+    kernels, biases = (jnp.split(each, len(maps), axis=-1) for each in (kernel, bias))
+    add = conv.add_bias if op.kind == "conv" else operator.add
+    return [
+        add(op.function(x, kernel), bias)
+        for x, kernel, bias in zip(maps, kernels, biases, strict=True)
+    ]
 
 
 def _pools(entry) -> bool:

@@ -45,6 +45,11 @@ def varying_axes(x: jax.Array) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
 
 
+def result_like(x: jax.Array, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+    """Describes a kernel's result that varies, inside a shard_map, over the axes that `x` does."""
+    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
+
+
 def distributed_state() -> jax_distributed.State:
     """Returns what jax.distributed.initialize was told or found, and its key-value store's client.
 
