@@ -1,8 +1,8 @@
-"""How fast: the step, its layers, the input, the loop, and what the devices say to each other.
+"""Measures the speed of the step, its layers, the input and the loop, and counts collectives.
 
-`python -m alexnet_jax.bench MODE` has a module for each mode: its `measure(config, options)`
-returns what goes into a record, and its `tables(result)` lays a record out for reading. Nothing
-else formats or prints a measurement.
+`python -m alexnet_jax.bench MODE` has a module for each mode. Its `measure(config, options)`
+returns the result as a record, and its `tables(result)` makes tables of a record. No other function
+formats or prints a measurement.
 """
 
 from alexnet_jax.bench.common import batches, synthetic_run

@@ -1,20 +1,23 @@
-"""Measures speed, prints it, and writes it where asked.
+"""Measures speed, prints the result, and writes it to a file if asked.
 
 python -m alexnet_jax.bench step|layers|input|train|comms|compile --config=FILE
     [--config.FIELD=VALUE] [--against=torch] [--repeats=N] [--steps=N] [--seconds=S] [--cold]
     [--target=CARD] [--devices=N] [--hlo=FILE] [--json=FILE] [--record]
 
-step    the compiled training step, its compilation, memory and share of the matmul peak; forward
-layers  where the step's time goes: each layer forward and its two gradients, timed alone
-input   the training pipeline alone, beside bare decoding, copying or reading (see input.py)
-train   what the loop costs over the slower of the bare step and the bare input
-comms   collectives and their bytes in each layout, from the compiled step
-compile the step compiled for GPUs that aren't here: estimates of its time and bytes (docs/speed.md)
+step     times the compiled training step and the forward pass, and finds the step's compilation
+         time, memory and share of the matmul peak
+layers   times the forward pass and the two gradients of each layer separately
+input    times the training pipeline without the net, and the least that it has to do: plain
+         decoding, copying or reading of the same images (see input.py)
+train    finds the time that the loop adds to the slower of the step and the input
+comms    counts the collectives of the compiled step and their bytes, in each layout
+compile  compiles the step for GPUs that need not be present, and estimates its time and bytes
+         (see docs/speed.md)
 
-All but `input` and `train` make up images and need no data set; their number of classes is 1000
-where the data isn't here and model.num_classes isn't set. What is compared is timed in turn, after
-a warm-up (see timing.py). `--against=torch` runs the same in PyTorch (see torch_step.py).
-`--record` appends a line to experiments/results/bench/MODE.jsonl.
+All modes but `input` and `train` use made-up images and need no data set. If the data set is
+missing and model.num_classes is not set, they assume 1000 classes. Contenders are timed in turn,
+after a warm-up (see timing.py). `--against=torch` also runs the same in PyTorch (see
+torch_step.py). `--record` appends a line to experiments/results/bench/MODE.jsonl.
 """
 
 import os
@@ -38,15 +41,15 @@ MODES = {
 
 
 def overrides(config: Config, path: str) -> dict:
-    """The fields in which `config` differs from its file."""
+    """Returns the fields of `config` that differ from its file."""
     own, given = flatten(load_config(path)), flatten(config)
     return {name: value for name, value in given.items() if value != own.get(name)}
 
 
 def main(names):
-    """Measures, prints, and writes what was asked for."""
+    """Measures, prints and writes what the flags ask for."""
     if len(names) != 1:
-        raise UserError(f"say what to measure, one of {', '.join(MODES)}")
+        raise UserError(f"name what to measure, one of {', '.join(MODES)}")
     mode = choose(names[0], MODES, "benchmark")
     values = flags.FLAGS
     if values.repeats < 1 or values.steps < 4:
@@ -65,10 +68,12 @@ def main(names):
     )
     if options.torch:
         require_torch()
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is shared
+        os.environ.setdefault(
+            "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+        )  # PyTorch needs a part of the memory.
     if mode == "comms" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         settings.split_cpu(8)
-    if mode == "compile":  # what it traces with is here, also beside a GPU
+    if mode == "compile":  # The CPU traces the program, even if there is a GPU.
         settings.compute_on_cpu()
     path = get_config_filename(values["config"])
     measured = MODES[mode].measure(values.config, options)
@@ -96,13 +101,13 @@ def main(names):
 
 if __name__ == "__main__":
     cli.define_config()
-    flags.DEFINE_enum("against", None, ["torch"], "Measure PyTorch too, in turn (step, input).")
-    flags.DEFINE_integer("repeats", 10, "Turns that a median is taken over.")
-    flags.DEFINE_integer("steps", 200, "Steps of a loop (train).")
-    flags.DEFINE_float("seconds", 20.0, "Of a sample of a pipeline (input).")
+    flags.DEFINE_enum("against", None, ["torch"], "Measure PyTorch as well, in turn (step, input).")
+    flags.DEFINE_integer("repeats", 10, "The number of turns over which a median is taken.")
+    flags.DEFINE_integer("steps", 200, "The number of steps of a loop (train).")
+    flags.DEFINE_float("seconds", 20.0, "The length of a sample of a pipeline (input).")
     flags.DEFINE_bool("cold", False, "Read a mapped copy from its disk each time (input).")
     flags.DEFINE_string("target", "h100", "The card to compile for (compile).")
-    flags.DEFINE_integer("devices", 1, "How many of that card, in one host (compile).")
+    flags.DEFINE_integer("devices", 1, "The number of such cards in one host (compile).")
     cli.define_path("hlo", None, "A file to write the optimised program to (compile).")
     cli.define_path("json", None, "A file to write the result to.")
     flags.DEFINE_bool("record", False, "Append the result to experiments/results/bench.")

@@ -1,4 +1,4 @@
-"""What a compiled program sends from device to device, read from its HLO text."""
+"""Finds what a compiled program sends between devices, in its HLO text."""
 
 import math
 import re
@@ -12,19 +12,20 @@ KINDS = (
 # "%name = RESULT KIND(OPERANDS), ATTRIBUTES"; RESULT is an array or a tuple in parentheses.
 _OPERATION = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(-start)?\((.*)$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
-_COUNTER = ("u32", ())  # of an asynchronous operation's own
+_COUNTER = ("u32", ())  # a counter of an asynchronous operation
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One operation of the program in which devices exchange data.
+    """Describes one operation in which devices exchange data.
 
     Attributes:
         kind: one of `KINDS`.
-        arrays: (dtype, shape) of each array that it gives to one device: ('f32', (128, 4096)).
-        devices: how many of them exchange data among each other.
-        bytes_sent: by each device, each time that it runs: by the ring algorithms, which send the
-            least, (N-1)/N of what N devices gather or scatter, and twice that of an all-reduce.
+        arrays: the (dtype, shape) of each array that one device receives: ('f32', (128, 4096)).
+        devices: the number of devices that exchange data with each other.
+        bytes_sent: the bytes that each device sends each time. Ring algorithms, which send the
+            least, send (N-1)/N of what N devices gather or scatter, and twice that in an
+            all-reduce.
     """
 
     kind: str
@@ -34,16 +35,16 @@ class Collective:
 
 
 def collectives(hlo_text: str) -> list[Collective]:
-    """The operations of a compiled program that move data between devices, in its order.
+    """Lists the operations of a compiled program that move data between devices, in its order.
 
-    Those in groups of a single device move nothing and are left out. One inside a loop stands here
-    once, however often the loop runs; the train step has none there.
+    Operations in groups of a single device move nothing and are left out. An operation inside a
+    loop is listed once, however often the loop runs; the training step has none.
 
     Args:
         hlo_text: `jax.jit(f).lower(…).compile().as_text()`, of any backend.
 
     Raises:
-        ValueError: groups of devices are written in a form that is unknown here.
+        ValueError: the groups of devices have an unknown form.
     """
     matches = map(_OPERATION.search, hlo_text.splitlines())
     found = [_collective(*match.groups(), hlo_text) for match in matches if match]
@@ -55,7 +56,7 @@ def _collective(result: str, kind: str, start: str | None, rest: str, hlo_text: 
         (dtype, tuple(map(int, filter(None, sizes.split(",")))))
         for dtype, sizes in _ARRAY.findall(result)
     )
-    if start and kind != "all-reduce":  # the tuple of what it takes, what it gives, and counters
+    if start and kind != "all-reduce":  # The result is a tuple of operands, results and counters.
         arrays = tuple(array for array in arrays if array != _COUNTER)
         arrays = arrays[len(arrays) // 2 :]
     devices = _group_size(kind, rest, hlo_text)
@@ -64,7 +65,7 @@ def _collective(result: str, kind: str, start: str | None, rest: str, hlo_text: 
         size *= devices
     if kind == "all-reduce":
         size *= 2
-    if not kind.startswith("collective-"):  # a device keeps its own part
+    if not kind.startswith("collective-"):  # A device does not send its own part.
         size = size * (devices - 1) // devices
     return Collective(kind, arrays, devices, size)
 

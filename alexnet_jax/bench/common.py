@@ -1,4 +1,4 @@
-"""What several benchmarks share: their options, a run on made-up images, a table to print."""
+"""Contains what several benchmarks share: options, a run on made-up images, and tables."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -17,18 +17,18 @@ from alexnet_jax.runtime.ahead import Ahead
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line asks for beside the configuration.
+    """Holds the options of the command line beside the configuration.
 
     Attributes:
-        repeats: turns that a median is taken over.
-        steps: of a training loop.
-        seconds: of a sample of a pipeline, beside which its start and the batches that it reads
-            ahead should be short.
-        torch: whether to measure PyTorch too.
+        repeats: the number of turns over which a median is taken.
+        steps: the number of steps of a training loop.
+        seconds: the length of a sample of a pipeline, which should be long compared with its start
+            and with the batches that it reads ahead.
+        torch: whether to measure PyTorch as well.
         cold: whether the pages of a mapped copy are dropped before each sample.
-        target: a card to compile for, by its file's name.
-        devices: how many of that card.
-        hlo: a file for the optimised program.
+        target: the card to compile for, by the name of its file.
+        devices: the number of such cards.
+        hlo: the file for the optimised program, if it is to be written.
     """
 
     repeats: int = 10
@@ -45,7 +45,7 @@ def require_torch() -> None:
     """Imports PyTorch, which only `--against=torch` needs.
 
     Raises:
-        UserError: It isn't installed, or can't be imported.
+        UserError: It is not installed, or cannot be imported.
     """
     try:
         import torch  # noqa: F401
@@ -55,9 +55,9 @@ def require_torch() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A result as texts: the first column is a name, the others are numbers.
+    """Holds a result as a table of texts, of which the first column has names.
 
-    `note` is a line below it, if there is something to say.
+    `note` is a line below the table, or empty.
     """
 
     title: str
@@ -75,10 +75,10 @@ def synthetic_run(
     """Assembles the configuration's run on one batch of made-up images.
 
     Args:
-        config: the configuration; of its data set only the number of classes is looked up.
-        images: the number of images to make; fewer than a batch will do where the program is only
-            compiled. None: a whole batch.
-        devices: those that the mesh is made of; None: all that are here.
+        config: the configuration; only the number of classes of its data set is used.
+        images: the number of images to make, which may be less than a batch if the program is only
+            compiled. None makes a whole batch.
+        devices: the devices of the mesh; None takes all that are available.
     """
     spec = dataclasses.replace(config.data, name="synthetic", backend="device", train_split="train")
     size = spec.resize_size or round(spec.image_size * 256 / 224)
@@ -111,7 +111,7 @@ def _num_classes(config: Config) -> int:
 
 
 def batches(run: Run, start_step: int = 0) -> Iterator[dict[str, jax.Array]]:
-    """Yields the run's training batches, as its loop reads them."""
+    """Yields the run's training batches, as the training loop reads them."""
     return data.train_batches(
         run.data,
         seed=run.config.seed,
@@ -127,7 +127,7 @@ def first_batch(run: Run) -> dict[str, jax.Array]:
 
 
 def compile_step(run: Run, batch: dict) -> jax.stages.Compiled:
-    """Compiles the training step as a process that has just started would."""
+    """Compiles the training step as a new process would."""
     jax.clear_caches()
     return run.train_step.compile(run.abstract_state(), batch)
 
@@ -144,7 +144,7 @@ def step_bytes(compiled: jax.stages.Compiled) -> int:
 
 
 def stepper(run: Run, compiled: Callable, batch: dict) -> Callable[[int], None]:
-    """Makes a contender of the compiled step: training steps on the same batch."""
+    """Returns a contender that makes training steps with the compiled step on the same batch."""
     state = run.fresh_state()
 
     def steps(count):
@@ -159,7 +159,7 @@ def stepper(run: Run, compiled: Callable, batch: dict) -> Callable[[int], None]:
 
 
 def milliseconds(result: dict, prefix: str = "") -> str:
-    """Writes what `timing.spread` found: the median with the least and the greatest."""
+    """Returns the median, least and greatest of `timing.spread` as text."""
     names = (f"{prefix}seconds{suffix}" for suffix in ("", "_min", "_max"))
     median, least, most = (1e3 * result[name] for name in names)
     return f"{median:.2f} ms  ({least:.2f} to {most:.2f})"

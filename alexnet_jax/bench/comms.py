@@ -1,4 +1,4 @@
-"""Collectives and their bytes in each layout, from the compiled step; nothing runs."""
+"""Counts the collectives of the compiled step and their bytes in each layout; runs nothing."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ def measure(config: Config, options: Options) -> dict:
     """Counts each layout's collectives on 2 devices and on all.
 
     Raises:
-        UserError: there is one device only.
+        UserError: there is only one device.
     """
     total = jax.device_count()
     if total < 2:
@@ -36,7 +36,7 @@ def measure(config: Config, options: Options) -> dict:
 
 
 def _counted(hlo_text: str) -> dict:
-    """Bytes that a device sends in a step, altogether and by kind of collective."""
+    """Returns the bytes that a device sends in a step, in total and by kind of collective."""
     kinds, sent = {}, 0
     for each in collectives(hlo_text):
         kind = kinds.setdefault(each.kind, {"count": 0, "bytes_sent": 0})
@@ -47,7 +47,7 @@ def _counted(hlo_text: str) -> dict:
 
 
 def tables(result: dict) -> list[Table]:
-    """Lays out the layouts with what a device sends in each, and why one is left out."""
+    """Makes a table of what a device sends in each layout, and says why one is left out."""
     rows = []
     for each in result["layouts"]:
         kinds = ", ".join(

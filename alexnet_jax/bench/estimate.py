@@ -1,4 +1,4 @@
-"""What a compiled program would cost on a card: the time, bytes and kind of each operation."""
+"""Estimates the cost of a compiled program on a card: time, bytes and kind of each operation."""
 
 import re
 from collections.abc import Sequence
@@ -23,13 +23,14 @@ _MAPS = re.compile(r"(act|lrn|norm|pool)\d")
 
 @dataclass(frozen=True)
 class Cost:
-    """An operation with its price.
+    """Holds an operation with its cost.
 
     Attributes:
+        operation: The operation.
         kind: One of `KINDS`.
-        layer: The net's operation that it belongs to, 'lrn1' or 'lrn1, backward'; else ''.
-        us: Microseconds that it takes.
-        moved: Bytes that it reads and writes, if nothing stays in a cache.
+        layer: The net's operation to which it belongs, 'lrn1' or 'lrn1, backward', or ''.
+        us: The microseconds that it takes.
+        moved: The bytes that it reads and writes if nothing stays in a cache.
     """
 
     operation: Operation
@@ -40,17 +41,18 @@ class Cost:
 
 
 def costs(operations: Sequence[Operation], target: Target, dtype: str) -> list[Cost]:
-    """Prices all operations by one rule.
+    """Estimates the cost of all operations by one rule.
 
-    An operation takes what XLA's model of the card says. What no model prices takes as long as its
-    floating-point operations at the card's dense peak, or as its bytes at the memory's bandwidth
-    (a collective's at that of the links), whichever is longer: so no call of a library or of a
-    kernel written by hand is free.
+    An operation takes the time of XLA's model of the card. An operation without a model takes the
+    longer of two times: that of its floating-point operations at the card's dense peak, and that of
+    its bytes at the bandwidth of the memory (of a collective, at that of the links). So no call of
+    a library or of a hand-written kernel is free.
 
     Args:
-        operations: What the program executes (see hlo.operations).
-        target: The card, with its rates in operations and bytes a second.
-        dtype: That of the net's computation, 'float32' or 'bfloat16', which says the peak.
+        operations: The operations that the program executes (see hlo.operations).
+        target: The card, with its rates in operations and bytes per second.
+        dtype: The dtype of the net's computation, 'float32' or 'bfloat16', on which the peak
+            depends.
     """
     found = []
     for each in operations:
@@ -59,14 +61,14 @@ def costs(operations: Sequence[Operation], target: Target, dtype: str) -> list[C
         if us is None:
             rate = target.links if each.collective else target.bandwidth
             us = 1e6 * max(each.flops / target.peaks[dtype], moved / rate)
-        if each.opcode.endswith("-done"):  # priced at its start
+        if each.opcode.endswith("-done"):  # Its cost is counted at its start.
             us = 0.0
         found.append(Cost(each, kind(each), layer(each), us, moved))
     return found
 
 
 def layer(each: Operation) -> str:
-    """Returns the net's operation in whose scope this one was traced, and whether backward."""
+    """Returns the net's operation in whose scope this one was traced, and if it is backward."""
     match = _LAYER.search(each.op_name)
     if not match:
         return ""
@@ -74,7 +76,7 @@ def layer(each: Operation) -> str:
 
 
 def kind(each: Operation) -> str:
-    """Returns which of `KINDS` an operation is: by what runs it, else by the scope it ends in."""
+    """Returns the kind of an operation, by what runs it or else by the scope of its last step."""
     if each.collective:
         return "collectives"
     if "cudnn" in each.target or each.opcode == "convolution":
@@ -89,16 +91,16 @@ def kind(each: Operation) -> str:
 
 
 def schedule(priced: Sequence[Cost]) -> tuple[float, dict[str, float]]:
-    """Runs the program's schedule on two queues, one of kernels and one of collectives.
+    """Simulates the program's schedule on two queues, one of kernels and one of collectives.
 
-    Collectives run one after the other, beside the kernels. The kernels wait at each collective's
-    end until it is done.
+    Collectives run one after the other, beside the kernels. The kernels wait at the end of each
+    collective until it has finished.
 
     Returns:
-        Microseconds until all is done, and how long the kernels waited for each collective, by
-        its name.
+        The microseconds until everything has finished, and for each collective's name the time for
+        which the kernels waited.
     """
-    now = free = 0.0  # when the kernels' queue and the collectives' have done what came so far
+    now = free = 0.0  # when the queue of kernels and that of collectives have finished so far
     ends, waited = {}, {}
     for cost in priced:
         each = cost.operation

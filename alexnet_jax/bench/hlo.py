@@ -1,4 +1,4 @@
-"""What a compiled GPU program executes, read from the text of its optimised HLO."""
+"""Lists what a compiled GPU program executes, from the text of its optimised HLO."""
 
 import dataclasses
 import json
@@ -28,21 +28,21 @@ _ELEMENTWISE = ("add", "subtract", "multiply", "divide", "negate", "convert", "c
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One operation that the device executes: a kernel, a call of a library, or a collective.
+    """Describes one operation that the device executes: a kernel, a library call or a collective.
 
     Attributes:
-        name: Its own in the program.
-        opcode: HLO's: 'fusion', 'custom-call', 'all-reduce-start'.
-        target: Of a custom call, the function that is called; else ''.
-        shape: Of its result, as HLO writes it.
-        op_name: Where it stands in the Python program: 'jit(train_step)/jvp()/AlexNet/lrn1/mul'. An
-            operation that the compiler made itself has that of the first one that reads its result.
-        read, written: Bytes of its operands and of its results. Of an operand that is only sliced,
-            the slices count; what a library is given as working space doesn't.
-        flops: Of a convolution or a matrix product, two for each multiply-add; else 0.
-        model_us: Microseconds that XLA's own model of the card gives it; None without a model.
-        operands: Names of the instructions that it reads.
-        waits: Whether the program goes on only when it is done: not so of an asynchronous '-start'.
+        name: Its name in the program.
+        opcode: The opcode in HLO: 'fusion', 'custom-call', 'all-reduce-start'.
+        target: The function that a custom call calls; else ''.
+        shape: The shape of its result, as HLO writes it.
+        op_name: Its place in the Python program: 'jit(train_step)/jvp()/AlexNet/lrn1/mul'. An
+            operation that the compiler added has the place of the first one that reads its result.
+        read: The bytes of its operands. If an operand is only sliced, its slices count.
+        written: The bytes of its results, without the working space of a library.
+        flops: Two for each multiply-add of a convolution or a matrix product; else 0.
+        model_us: The microseconds in XLA's own model of the card; None without a model.
+        operands: The names of the instructions that it reads.
+        waits: Whether the program continues only after it, unlike after an asynchronous '-start'.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Operation:
 
     @property
     def collective(self) -> bool:
-        """Whether devices exchange data in it, or wait for one in which they do."""
+        """Returns whether devices exchange data in it, or wait for an exchange."""
         return self.opcode.removesuffix("-start").removesuffix("-done") in KINDS
 
 
@@ -79,13 +79,13 @@ class _Instruction:
 def operations(hlo_text: str) -> list[Operation]:
     """Lists what the program executes, in the order of its schedule.
 
-    What a loop or a branch holds stands where the loop does, and once: the train step has none.
+    The content of a loop or a branch is listed once, in its place; the training step has none.
 
     Args:
         hlo_text: `jax.jit(f).lower(…).compile().as_text()` for a GPU.
 
     Raises:
-        ValueError: The text is no program.
+        ValueError: The text is not a program.
     """
     computations, entry = _computations(hlo_text)
     if not entry:
@@ -110,10 +110,10 @@ def operations(hlo_text: str) -> list[Operation]:
 
 
 def _named(found: list[Operation], body: list[_Instruction]) -> list[Operation]:
-    """Gives each operation without an `op_name` that of the first one that reads its result."""
+    """Gives operations without an `op_name` that of the first one that reads their result."""
     own = {each.name: each.op_name for each in found if each.op_name}
     names = dict(own)
-    for each in reversed(body):  # an instruction stands after those that it reads
+    for each in reversed(body):  # An instruction follows those that it reads.
         if name := names.get(each.name):
             names |= {operand: name for operand in each.operands if operand not in own}
     return [dataclasses.replace(each, op_name=names.get(each.name, "")) for each in found]
@@ -136,11 +136,11 @@ def _operation(each: _Instruction, shapes: dict, computations: dict) -> Operatio
     target = target[1] if target else ""
     arrays = _ARRAY.findall(each.shape)
     if target.startswith(("__cublas", "__cudnn")) and len(arrays) > 1:
-        arrays = arrays[:-1]  # the last result is the library's working space
+        arrays = arrays[:-1]  # The last result is the working space of the library.
     written = sum(map(_bytes, arrays))
     read = _read(each, shapes, computations)
     if each.opcode.endswith("-start") and each.shape.startswith("(") and written > read:
-        written -= read  # of an asynchronous collective's results, the first are its operands
+        written -= read  # The first results of an asynchronous collective are its operands.
     if each.opcode.endswith("-done"):
         read = written = 0
     waits = not each.opcode.endswith("-start") or '"is_sync":true' in each.attributes
@@ -160,7 +160,7 @@ def _operation(each: _Instruction, shapes: dict, computations: dict) -> Operatio
 
 
 def _op_name(each: _Instruction, computations: dict) -> str:
-    """The instruction's own, or of a fusion without one the last that stands in it."""
+    """Returns the `op_name` of an instruction, or for a fusion without one the last inside it."""
     fused = re.search(r"calls=%?([\w.\-]+)", each.attributes)
     inside = computations.get(fused[1], []) if fused else []
     texts = [inner.attributes for inner in inside] + [each.attributes]
@@ -178,7 +178,7 @@ def _shape_bytes(shape: str) -> int:
 
 
 def _read(each: _Instruction, shapes: dict, computations: dict) -> int:
-    """Bytes of an instruction's operands; a fusion reads no more of one than it slices out."""
+    """Returns the bytes of an instruction's operands, of which a fusion may read only slices."""
     whole = [_shape_bytes(shapes.get(name, "")) for name in each.operands]
     fused = re.search(r"calls=%?([\w.\-]+)", each.attributes)
     if each.opcode != "fusion" or not fused:
@@ -197,9 +197,9 @@ def _read(each: _Instruction, shapes: dict, computations: dict) -> int:
 
 
 def _sliced(name: str | None, body: list[_Instruction]) -> int | None:
-    """Elements of a value that a fusion reads, if it reads no more than slices; None: all.
+    """Returns the elements of a value that a fusion reads in slices, or None if it reads all.
 
-    A slice may also be taken after element-wise steps: only what is in it is computed.
+    A slice may also follow element-wise steps, of which only its elements are computed.
     """
     users = [inner for inner in body if name in inner.operands]
     sizes = [
@@ -218,14 +218,14 @@ def _elements(shape: str) -> int:
 
 
 def _model_us(attributes: str) -> float | None:
-    """XLA's estimate: its model of fusions where it has one, else its speed-of-light model."""
+    """Returns XLA's estimate, by its model of fusions or else by its speed-of-light model."""
     costs = re.search(r'"reification_cost":(\[[^\]]*\])', attributes)
     named = {cost["name"]: cost["exec_time_us"] for cost in json.loads(costs[1])} if costs else {}
     return named.get("", named.get("sol"))
 
 
 def _flops(each: _Instruction, shapes: dict, target: str) -> int:
-    """2 x outputs x window x input features, from the shapes of a call of cuDNN or cuBLAS."""
+    """Returns 2 x outputs x window x input features for a call of cuDNN or cuBLAS."""
     labels = re.search(r"dim_labels=(\w+?)_(\w+?)->(\w+)", each.attributes)
     if not labels and not target.startswith("__cublas"):
         return 0
@@ -233,9 +233,9 @@ def _flops(each: _Instruction, shapes: dict, target: str) -> int:
         [int(size) for size in _ARRAY.search(shape)[2].split(",") if size]
         for shape in (each.shape, *(shapes[name] for name in each.operands[:2]))
     )
-    if not labels:  # of [M, K] and [K, N]: the product of all sizes is (M N K)^2
+    if not labels:  # The product of all sizes of [M, K], [K, N] and [M, N] is (M N K)^2.
         return 2 * math.isqrt(math.prod(result) * math.prod(operands[0]) * math.prod(operands[1]))
-    if "BackwardInput" in target:  # its operand is the gradient of the output
+    if "BackwardInput" in target:  # Its operand is the gradient of the output.
         outputs, kernel = operands
     elif "BackwardFilter" in target:
         outputs, kernel = operands[1], result

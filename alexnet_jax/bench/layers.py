@@ -1,4 +1,4 @@
-"""Where the step's time goes: the work of each layer, counted from shapes, and its time, alone."""
+"""Counts the work of each layer from its shapes, and times each layer separately."""
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ PARTS = ("forward", "input_gradient", "weight_gradient")
 
 
 def measure(config: Config, options: Options) -> dict:
-    """Times each operation of the net alone, on one device with the whole batch; then the step."""
+    """Times each operation of the net on one device with the whole batch, and then the step."""
     run, repeats = synthetic_run(config), options.repeats
     size, count = config.data.image_size, config.batch_size
     peak = timing.matmul_peak(run.model.dtype)
@@ -50,7 +50,7 @@ def measure(config: Config, options: Options) -> dict:
 
 
 def tables(result: dict) -> list[Table]:
-    """Lays the layers out with the share of the matmul peak that each part reaches."""
+    """Makes a table of the layers with the share of the matmul peak that each part reaches."""
     peak, total = result["peak_matmul_flops"], result["sum_seconds"]
     rows = []
     for layer in result["layers"]:
@@ -66,16 +66,19 @@ def tables(result: dict) -> list[Table]:
 
 
 def layer_flops(model: AlexNet, image_size: int) -> dict[str, int]:
-    """Counts the floating-point operations of each layer with weights on one image, forward.
+    """Counts the floating-point operations of each layer with weights, forward on one image.
 
-    A product and a sum count as two. Each of a layer's two gradients takes as many.
+    A multiply-add counts as two. Each of a layer's two gradients takes as many.
     """
     table = models.operations(model, image_size)
     return {op.name: 2 * op.multiply_adds for op in table if op.kernel}
 
 
 def step_flops(model: AlexNet, image_size: int, batch_size: int) -> int:
-    """Counts those of a training step: three times the forward ones, less the images' gradient."""
+    """Counts the floating-point operations of a training step.
+
+    They are three times those of the forward pass, without the gradient of the images.
+    """
     forward = list(layer_flops(model, image_size).values())
     return batch_size * (3 * sum(forward) - forward[0])
 
@@ -85,9 +88,9 @@ def operations(
 ) -> Iterator[tuple]:
     """Yields (name, function of (weights, maps), its weights, its maps) of each operation in order.
 
-    The maps are made up: one per tower, or one that all read. Dropout is left out.
+    The maps are made up: one array per tower, or one that all read. Dropout is left out.
     """
-    # By its name, so that a gradient taken apart from the program saves one form's arrays alone.
+    # The platform is named, so that a separate gradient saves only the arrays of one form.
     for op in models.operations(model, image_size, forms.platform()):
         if op.kind == "drop":
             continue
@@ -106,7 +109,7 @@ def operations(
 def layer_times(
     function: Callable, weights: dict, maps: list, repeats: int, first: bool
 ) -> dict[str, float]:
-    """Times in seconds the way forward, saving what the gradients need, and each of these."""
+    """Times the forward pass, which saves what the gradients need, and each gradient."""
     forward = Program(lambda weights, maps: jax.vjp(function, weights, maps))
     out, pull = forward(weights, maps)
     contenders = {"forward": timing.repeated(forward, weights, maps)}

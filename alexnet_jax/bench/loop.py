@@ -1,4 +1,4 @@
-"""What the training loop costs over the slower of the bare step and the bare input."""
+"""Finds the time that the training loop adds to the slower of the step and the input."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ ROUNDS = 3
 
 
 def measure(config: Config, options: Options) -> dict:
-    """Times the loop of main.py, whole but for evaluations and checkpoints before its end."""
+    """Times the loop of main.py without evaluations and checkpoints before its end."""
     steps = options.steps
     config = dataclasses.replace(
         config,
@@ -47,7 +47,7 @@ def measure(config: Config, options: Options) -> dict:
             timing.elapsed(batches, steps) / steps,
             _loop_seconds(config),
         )
-        if turn >= 0:  # the first warms up
+        if turn >= 0:  # The first turn is a warm-up.
             for name, seconds in zip(times, took, strict=True):
                 times[name].append(seconds)
     slower = [max(pair) for pair in zip(times["step"], times["input"], strict=True)]
@@ -63,7 +63,7 @@ def measure(config: Config, options: Options) -> dict:
 
 
 def tables(result: dict) -> list[Table]:
-    """Lays out a step of the loop beside one of each of its parts."""
+    """Makes a table of the times of a step of the loop and of its parts."""
     rows = [(name, milliseconds(result, f"{name}_")) for name in ("step", "input", "loop")]
     overhead = 100 * result["overhead"]
     note = f"the loop takes {overhead:+.1f}% over the slower of step and input"
@@ -71,7 +71,7 @@ def tables(result: dict) -> list[Table]:
 
 
 def _loop_seconds(config: Config) -> float:
-    """Seconds of one step of a run of its own, which prints nothing."""
+    """Returns the seconds of one step of a separate run, which prints nothing."""
     with tempfile.TemporaryDirectory() as workdir:
         with contextlib.redirect_stdout(io.StringIO()):
             train(config, workdir)

@@ -1,4 +1,4 @@
-"""The cards that a program can be compiled for without having one: a text file for each."""
+"""Reads the cards for which a program can be compiled without having one, from text files."""
 
 import re
 from dataclasses import dataclass
@@ -7,26 +7,26 @@ from pathlib import Path
 from alexnet_jax.errors import choose
 
 FOLDER = Path(__file__).parent / "targets"
-# Numbers of xla.PrimitiveType, by which a target's matrix units are listed.
+# The numbers of xla.PrimitiveType, by which the matrix units of a target are listed.
 _PRIMITIVE_TYPES = {"float32": 11, "bfloat16": 16}
 
 
 @dataclass(frozen=True)
 class Target:
-    """One kind of card.
+    """Describes one kind of card.
 
     Attributes:
-        name: The file's, 'h100'.
+        name: The name of its file, 'h100'.
         text: XLA's GpuTargetConfigProto, as text.
         description: NVIDIA's name of the card.
-        bandwidth: Bytes a second between the device's memory and its cores.
-        links: Bytes a second that a device sends over all its NVLinks, 25e9 on each (NVIDIA's data
+        bandwidth: The bytes per second between its memory and its cores.
+        links: The bytes per second that it sends over all its NVLinks, 25e9 on each (NVIDIA's data
             sheets of A100 and H100).
-        memory: Bytes of the device's memory.
-        modelled: Whether XLA's model of libraries and collectives knows the card: its tables of
-            matrix products begin with compute capability 9.0.
-        peaks: Floating-point operations a second of its matrix units by dtype, dense; float32 is
-            multiplied as TF32, as XLA does by default.
+        memory: The bytes of its memory.
+        modelled: Whether XLA's model of libraries and collectives knows the card, as it does from
+            compute capability 9.0 on.
+        peaks: The dense floating-point operations per second of its matrix units by dtype; float32
+            is multiplied as TF32, as XLA does by default.
     """
 
     name: str

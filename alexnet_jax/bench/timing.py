@@ -1,7 +1,7 @@
-"""Timing by turns, for the benchmarks.
+"""Times contenders in turn, for the benchmarks.
 
-Contenders run in turn in one process, so that what slows the machine for a while slows all of them,
-and the ratio of two is the median over the turns of each turn's own.
+Contenders run in turn in one process, so that what slows the machine for a while slows all of them.
+The ratio of two contenders is the median of the ratios in each turn.
 """
 
 import math
@@ -14,23 +14,24 @@ import jax.numpy as jnp
 
 from alexnet_jax.runtime.ahead import Ahead
 
-SAMPLE_SECONDS = 0.2  # a sample repeats what is shorter
-CALLS_AHEAD = 16  # so that waiting is no part of the time of a small program
+SAMPLE_SECONDS = 0.2  # the least length of a sample, which repeats shorter calls
+CALLS_AHEAD = 16  # calls dispatched ahead, so that small programs are not timed with the waiting
 
 
 def take_turns(
     contenders: Mapping[str, Callable[[int], None]], repeats: int, seconds: float | None = None
 ) -> dict[str, list[float]]:
-    """Times one call of each contender, `repeats` samples of each, taken in turn.
+    """Times one call of each contender in `repeats` samples, which are taken in turn.
 
-    A contender runs n times and returns when all are done. A sample takes about `seconds` or more.
+    A contender is a function that makes n calls and returns when they have ended. A sample takes
+    about `seconds` or more.
     """
     seconds = SAMPLE_SECONDS if seconds is None else seconds
     counts = {}
     for name, run in contenders.items():
         run(1)
         count = 1
-        # One call may be mostly a pipeline's start: count up until a sample is long enough.
+        # One call may mostly time a pipeline's start, so the count is raised until it is enough.
         while (took := elapsed(run, count)) < seconds:
             count = max(count + 1, math.ceil(count * seconds / took))
         counts[name] = count
@@ -49,7 +50,7 @@ def elapsed(run: Callable[[int], None], count: int) -> float:
 
 
 def repeated(function: Callable, *args) -> Callable[[int], None]:
-    """Makes a contender that calls a compiled function with the same arguments."""
+    """Returns a contender that calls a compiled function with the same arguments."""
 
     def run(count):
         ahead = Ahead(CALLS_AHEAD)
@@ -61,12 +62,12 @@ def repeated(function: Callable, *args) -> Callable[[int], None]:
 
 
 def ratio(theirs: list[float], ours: list[float]) -> float:
-    """Returns how many times as fast ours is: the median over the turns."""
+    """Returns the median over the turns of their time divided by ours."""
     return statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
 
 
 def ratios(theirs: list[float], ours: list[float]) -> dict:
-    """`ratio` with the least and the greatest of a turn."""
+    """Returns `ratio`, with the least and the greatest ratio in a turn."""
     each = [t / o for t, o in zip(theirs, ours, strict=True)]
     return {"ratio": ratio(theirs, ours), "ratio_min": min(each), "ratio_max": max(each)}
 
@@ -78,9 +79,9 @@ def spread(times: list[float], prefix: str = "") -> dict:
 
 
 def matmul_peak(dtype: str, repeats: int = 5) -> float:
-    """The most floating-point operations a second of a product of two square matrices.
+    """Finds the most floating-point operations per second in products of square matrices.
 
-    The sides double from 512 until one product takes 50 ms; the best sample counts.
+    The sides are doubled from 512 until one product takes 50 ms, and the best sample counts.
     """
     best, side = 0.0, 512
     while True:
@@ -93,5 +94,5 @@ def matmul_peak(dtype: str, repeats: int = 5) -> float:
 
 
 def median(contender: Callable[[int], None], repeats: int) -> float:
-    """Seconds of one call, timed alone."""
+    """Returns the median seconds of one call of a single contender."""
     return statistics.median(take_turns({"": contender}, repeats)[""])

@@ -1,4 +1,4 @@
-"""The same photographs by PyTorch's DataLoader; for `bench input --against=torch`."""
+"""Reads the same photographs by PyTorch's DataLoader, for `bench input --against=torch`."""
 
 import io
 import multiprocessing
@@ -19,7 +19,7 @@ from alexnet_jax.data.sources import open_source
 
 
 class Photographs(torch.utils.data.Dataset):
-    """As torchvision's users train: Pillow decodes, Resize, RandomCrop, flip; uint8 [S, S, 3]."""
+    """Gives images as users of torchvision do: decoded by Pillow, resized, cropped and flipped."""
 
     def __init__(self, name: str, data_dir: str, split: str, resize_size: int, image_size: int):
         self.opening = (name, data_dir, split)
@@ -27,8 +27,8 @@ class Photographs(torch.utils.data.Dataset):
         self.source = None
 
     def __getitem__(self, i):
-        """The image and its label."""
-        if self.source is None:  # in each worker
+        """Returns the image, uint8 [S, S, 3], and its label."""
+        if self.source is None:  # Each worker opens its own.
             self.source = open_source(*self.opening)
         encoded, label = self.source.read(int(i))
         image = resized(encoded, self.resize_size)
@@ -41,7 +41,7 @@ class Photographs(torch.utils.data.Dataset):
 
 
 def resized(encoded: bytes, size: int) -> Image.Image:
-    """pytorch/vision's Resize(size) of an image: the shorter side, bilinear with antialiasing."""
+    """Resizes the shorter side as torchvision's Resize does: bilinear with antialiasing."""
     image = Image.open(io.BytesIO(encoded)).convert("RGB")
     short = min(image.size)
     if short == size:
@@ -50,7 +50,7 @@ def resized(encoded: bytes, size: int) -> Image.Image:
 
 
 def loader(config: Config, dataset: data.Data, workers: int) -> Callable[[int], None]:
-    """A contender: batches of a DataLoader."""
+    """Returns a contender that reads batches of a DataLoader."""
     spec = dataset.spec
     photographs = Photographs(
         spec.name, spec.data_dir, spec.train_split, dataset.resize_size, spec.image_size
@@ -63,7 +63,7 @@ def loader(config: Config, dataset: data.Data, workers: int) -> Callable[[int], 
         sampler=ids,
         num_workers=workers,
         persistent_workers=True,
-        multiprocessing_context="forkserver",  # a fork would copy JAX's locks
+        multiprocessing_context="forkserver",  # A fork would copy JAX's locks.
     )
 
     def run(count):
@@ -85,7 +85,7 @@ def _cpu_of_children() -> float:
 
 
 def pixel_difference(config: Config, dataset: data.Data, count: int = 64) -> float:
-    """Mean difference in grey levels between our squares and torchvision's Resize, CenterCrop."""
+    """Returns the mean difference of our squares from torchvision's Resize and CenterCrop."""
     spec, size = dataset.spec, dataset.resize_size
     source = open_source(spec.name, spec.data_dir, spec.train_split)
     differences = []

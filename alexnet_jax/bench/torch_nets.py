@@ -1,8 +1,8 @@
-"""Our nets translated into PyTorch, for `bench --against=torch`.
+"""Translates nets into PyTorch, for `bench --against=torch`.
 
-There are two normalisations: `stock` is nn.LocalResponseNorm as PyTorch's users write it, over the
-maps of both towers; `tuned` is written by hand, exactly ours: window sums over maps as a banded 1x1
-convolution, square roots for the power 3/4, and the gradient in closed form.
+There are two normalisations. `stock` is nn.LocalResponseNorm as users of PyTorch write it, over the
+maps of both towers. `tuned` is written by hand and equals ours: it has window sums over maps as a
+banded 1x1 convolution, square roots for the power 3/4, and a closed-form gradient.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def build(model: AlexNet, params: Mapping, image_size: int, *, tuned: bool) -> n
     """Translates `model` with the weights `params`: float [B, 3, S, S] to logits [B, classes].
 
     Raises:
-        UserError: The net has an operation that PyTorch, or this file, has not.
+        UserError: The net has an operation that PyTorch or this module does not have.
     """
     stages, maps = [], None
     for op in operations(model, image_size):
@@ -46,7 +46,7 @@ def _weights(params: Mapping, op: Operation) -> tuple:
 
 def _convolution(op: Operation, kernel: np.ndarray, bias: np.ndarray) -> list[nn.Module]:
     height, width = (
-        # Padding that no window reads is left out.
+        # Padding that no window reads is left out, as in ours.
         max(0, (out - 1) * op.stride + op.window - op.padding[0] - size)
         for size, out in zip(op.input[:2], op.output[:2], strict=True)
     )
@@ -61,7 +61,7 @@ def _convolution(op: Operation, kernel: np.ndarray, bias: np.ndarray) -> list[nn
 
 
 def _linear(maps: tuple[int, ...] | None, kernel: np.ndarray, bias: np.ndarray) -> nn.Module:
-    if maps:  # ours reads [H, W, C], PyTorch's [C, H, W]
+    if maps:  # Ours reads [H, W, C], PyTorch's [C, H, W].
         kernel = kernel.reshape(*maps, -1).transpose(2, 0, 1, 3).reshape(kernel.shape)
     return _filled(nn.Linear(*kernel.shape), kernel.T, bias)
 
@@ -83,7 +83,7 @@ def _operation(op: Operation, model: AlexNet, tuned: bool) -> nn.Module:
         norm = _TunedNorm if tuned else _StockNorm
         return norm(_WithinMap(model.norm_size), model.norm_alpha, 0.75, 1.0)
     if op.kind == "lrn" and not tuned:
-        alpha = model.lrn_alpha * model.lrn_size  # which PyTorch divides by the size
+        alpha = model.lrn_alpha * model.lrn_size  # PyTorch divides it by the size.
         return nn.LocalResponseNorm(model.lrn_size, alpha, model.lrn_beta, model.lrn_k)
     if op.kind == "lrn":
         towers = 1 if op.reads == "both" else op.towers
@@ -92,31 +92,31 @@ def _operation(op: Operation, model: AlexNet, tuned: bool) -> nn.Module:
     if op.kind in POOLS:
         return POOLS[op.kind](op.window, op.stride, ceil_mode=model.pool_overhang)
     kinds = {"local": "an untied layer", "act": f"the activation '{model.activation}'"}
-    what = kinds.get(op.kind, "an operation of the table's own")
+    what = kinds.get(op.kind, "an operation with its own function")
     raise UserError(f"--against=torch: PyTorch's net cannot have {op.name}, {what}")
 
 
 class _Dropout(nn.Dropout):
-    """The paper's rule in testing: outputs times the share that training keeps."""
+    """Drops as the paper does: in testing, outputs are multiplied by the share that was kept."""
 
     def forward(self, x):
         return super().forward(x) if self.training else x * (1 - self.p)
 
 
 class _AcrossMaps(nn.Module):
-    """Sums over `size` maps, each tower by itself: a banded matrix, as a 1x1 convolution."""
+    """Sums over `size` maps of each tower, by a 1x1 convolution with a banded matrix."""
 
     def __init__(self, size, maps, towers):
         super().__init__()
         place = torch.arange(maps // towers)
-        offset = place[None, :] - place[:, None]  # from the map that sums to one that is summed
+        offset = place[None, :] - place[:, None]  # from the map of a sum to a map that it adds
         band = ((offset >= -(size // 2)) & (offset < size - size // 2)).float()
         self.towers = towers
         self.register_buffer("band", band.repeat(towers, 1)[:, :, None, None])
         self.register_buffer("mirrored", band.T.repeat(towers, 1)[:, :, None, None])
 
     def forward(self, x, scale, shift=None, mirrored=False):
-        """Returns `scale` times the sum, plus `shift`; a gradient takes the mirrored window."""
+        """Returns `scale` times the sum, plus `shift`; a gradient needs the mirrored window."""
         band = scale * (self.mirrored if mirrored else self.band).to(x.dtype)
         bias = None if shift is None else band.new_full((len(band),), shift)
         return F.conv2d(x, band, bias, groups=self.towers)
@@ -132,14 +132,14 @@ class _WithinMap(nn.Module):
         self.size = size
 
     def forward(self, x, scale, shift=None, mirrored=False):
-        """Returns `scale` times the sum, plus `shift`; the mirrored window is the same one."""
+        """Returns `scale` times the sum, plus `shift`; the mirrored window is the same."""
         mean = F.avg_pool2d(x, self.size, 1, self.size // 2)
         total = mean * (scale * self.size**2)
         return total if shift is None else total + shift
 
 
 class _StockNorm(nn.Module):
-    """The normalisation as its formula is written, with a general power."""
+    """Normalises as the formula says, with a general power."""
 
     def __init__(self, window, alpha, beta, k):
         super().__init__()
@@ -150,7 +150,7 @@ class _StockNorm(nn.Module):
 
 
 class _TunedNorm(_StockNorm):
-    """The normalisation by square roots, with a gradient of its own, in float32 at least."""
+    """Normalises with square roots and its own gradient, in float32 or wider."""
 
     def forward(self, x):
         return _Normalise.apply(x, self.window, self.alpha, self.beta, self.k)

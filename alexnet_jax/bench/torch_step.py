@@ -1,9 +1,9 @@
-"""The step and forward passes in PyTorch, timed in turn with ours (`bench step --against=torch`).
+"""Times the step and forward passes in PyTorch, in turn with ours (`bench step --against=torch`).
 
-Each net of torch_nets.py runs eagerly in both memory formats, and compiled where a compiler works;
-the best of these is compared. The step is ours but for what costs nothing: no colour noise, no
-counts of errors, and torch.optim.SGD (fused). Each comparison first checks that the tuned net gives
-our logits.
+Each net of torch_nets.py runs eagerly in both memory formats, and compiled if a compiler works; the
+fastest variant is compared. The step does the same as ours, except for what costs no time: it has
+no colour noise, counts no errors, and uses torch.optim.SGD (fused). Each comparison first checks
+that the tuned net gives our logits.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,11 +21,11 @@ from alexnet_jax.models import operations
 from alexnet_jax.runtime.compilation import Program
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-SCREENING = 3  # turns of each variant, of which the best goes on
+SCREENING = 3  # turns of each variant, of which the fastest is then compared
 
 
 class Contender:
-    """A variant of the net with its optimizer: training steps and forward passes."""
+    """Runs training steps and forward passes of one variant of the net."""
 
     def __init__(self, run, params, batch, *, tuned: bool, layout: str, compiled: bool):
         config, self.device = run.config, _device()
@@ -51,7 +51,7 @@ class Contender:
         )
 
     def train(self, count: int) -> None:
-        """Runs that many training steps on the batch."""
+        """Runs `count` training steps on the batch."""
         self.net.train()
         for _ in range(count):
             images = (self.images.to(self.dtype) - self.mean) * self.scale
@@ -63,7 +63,7 @@ class Contender:
         self._wait()
 
     def forward(self, images: jax.Array) -> Callable[[int], torch.Tensor]:
-        """A contender for the timing of `images` [N, S, S, 3] forward; returns the logits."""
+        """Returns a contender for the forward pass of `images` [N, S, S, 3], with their logits."""
         x = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(self.device)
         x = x.contiguous(memory_format=self.format)
 
@@ -89,8 +89,8 @@ def _device() -> str:
     if jax.default_backend() == "cpu":
         return "cpu"
     if not torch.cuda.is_available():
-        raise UserError("JAX computes on a GPU here and PyTorch has none: install torch with CUDA")
-    # As JAX does by default.
+        raise UserError("JAX uses a GPU here, but PyTorch cannot: install torch with CUDA")
+    # JAX has the same default.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     return "cuda"

@@ -1,4 +1,5 @@
-"""The configurations that ship: `--config=NAME` names one, and a file of one's own may import it.
+"""Contains the configurations that ship with the package.
 
-In a checkout the folder `configs` is a link to this one.
+`--config=NAME` names one, and your own configuration file may import it. In a checkout, the folder
+`configs` is a link to this one.
 """

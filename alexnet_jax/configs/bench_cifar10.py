@@ -1,23 +1,23 @@
-"""Figure 1's bench: a four-layer net on CIFAR-10, to 25% training error.
+"""Trains a four-layer net on CIFAR-10 to 25% training error, as in the paper's Figure 1.
 
     python -m alexnet_jax.main --config=configs/bench_cifar10.py
 
-The paper doesn't name its four-layer net. This is the code site's 19pct (three convolutions and a
-dense layer) without regularisation, as Figure 1's, reading every other pixel in conv1.
+The paper does not specify its four-layer net. This one is cuda-convnet's 19pct (three convolutions
+and a dense layer) without regularisation, as in Figure 1, and with stride 2 in conv1.
 """
 
 from alexnet_jax.config import NEVER
 from alexnet_jax.configs import base
 
-STEPS_PER_EPOCH = 390  # of 50,000 images in batches of 128
+STEPS_PER_EPOCH = 390  # 50,000 images in batches of 128
 
 
 def get_config():
-    """No weight decay, dropout, crops or flips, and one learning rate throughout."""
+    """Returns a configuration without regularisation, with a constant learning rate."""
     config = base.get_config()
     config.num_epochs = 40
     config.log_every_steps = STEPS_PER_EPOCH // 3
-    config.eval_every_steps = 1000 * STEPS_PER_EPOCH  # the claim is about the training error
+    config.eval_every_steps = 1000 * STEPS_PER_EPOCH  # The claim is about the training error.
     config.checkpoint_every_steps = NEVER
     config.keep_checkpoints = 1
 

@@ -1,25 +1,25 @@
-"""The bench on which the paper's claims are tried: a small AlexNet on Imagenette at 32 pixels.
+"""Trains a small AlexNet on Imagenette at 32 pixels, on which the paper's claims are tested.
 
     python -m alexnet_jax.main --config=configs/bench_imagenette.py
 
-A run takes about a minute of one CPU core: a hundred of them, with seeds, are an hour of two. See
-experiments/sweeps/ for the variants and experiments/ledger.md for what came out.
+A run takes about a minute of one CPU core, so a hundred runs take about an hour on two cores. The
+variants are in experiments/sweeps/, and the results in experiments/ledger.md.
 """
 
 from alexnet_jax.config import NEVER
 from alexnet_jax.configs import base
 
-STEPS_PER_EPOCH = 147  # of 9,469 images in batches of 64
+STEPS_PER_EPOCH = 147  # 9,469 images in batches of 64
 
 
 def get_config():
-    """A quarter of the paper's maps in two towers: 16, 8 and 4 pixels, then 2x2 maps into fc6."""
+    """Returns a net with a quarter of the paper's maps, of 16, 8 and 4 pixels, and 2x2 into fc6."""
     config = base.get_config()
     config.batch_size = 64
     config.num_epochs = 15
     config.log_every_steps = STEPS_PER_EPOCH // 3
     config.eval_every_steps = 3 * STEPS_PER_EPOCH
-    # Only the end is kept: a save each epoch would cost a tenth of the run.
+    # Only the end is saved, because a save after each epoch would take a tenth of the run.
     config.checkpoint_every_steps = NEVER
     config.keep_checkpoints = 1
 
@@ -27,7 +27,7 @@ def get_config():
     config.data.image_size = 32
     config.data.backend = "device"
     config.data.colour_noise = "none"
-    # Inputs of about unit size and He's initial scale: see configs/default.py.
+    # configs/default.py explains the scale, the initialisation and the biases.
     config.data.scale = 1 / 64
     config.model.kernel_init = "he"
     config.model.bias_one = 0.1
@@ -37,10 +37,10 @@ def get_config():
     config.model.conv1_kernel = 5
     config.model.conv1_stride = 2
     config.model.conv1_padding = (2, 2)
-    # With it, 2x2 and 3x3 windows give maps of one size, as at the paper's 224 pixels.
+    # With overhang, 2x2 and 3x3 windows give maps of the same size, as at the paper's 224 pixels.
     config.model.pool_overhang = True
-    # The paper's 1e-4 is for grey levels. On pixels divided by 64 it would all but switch the
-    # normalisation off; this is the same formula for them.
+    # The paper's 1e-4 is for grey levels. On pixels divided by 64 it would almost switch the
+    # normalisation off; this value gives the same formula for them.
     config.model.lrn_alpha = 1e-4 * 64**2
 
     config.optim.learning_rate = 0.02

@@ -1,4 +1,4 @@
-"""CIFAR-10 at its own 32 pixels: a small AlexNet in two towers.
+"""Trains a small AlexNet in two towers on CIFAR-10, at its own 32 pixels.
 
 python -m alexnet_jax.main --config=configs/cifar10.py
 """
@@ -7,7 +7,7 @@ from alexnet_jax.configs import base
 
 
 def get_config():
-    """A quarter of the paper's maps; its 28-pixel crops are to 32 as 224 is to 256."""
+    """Returns a net with a quarter of the paper's maps, on 28-pixel crops of the 32 pixels."""
     config = base.get_config()
     config.num_epochs = 12
     config.log_every_steps = 130
@@ -17,7 +17,7 @@ def get_config():
     config.data.image_size = 28
     config.data.backend = "device"
     config.data.colour_noise = "none"
-    # Inputs of about unit size and He's initial scale: see configs/default.py.
+    # configs/default.py explains the scale, the initialisation and the biases.
     config.data.scale = 1 / 64
     config.model.kernel_init = "he"
     config.model.bias_one = 0.1

@@ -1,18 +1,19 @@
-"""CIFAR-10 to 11% test error: 13pct with local response normalisation and more local maps.
+"""Trains cuda-convnet's net for 11% test error on CIFAR-10: 13pct with LRN and more local maps.
 
     python -m alexnet_jax.main --config=configs/cifar_11pct.py
 
-Published: 11% in 75 minutes of a 2011 GPU (dnouri/cuda-convnet, layers-conv-local-11pct.cfg); the
-paper's number with normalisation (section 3.3). Evaluate with --views=9 or 10. The published run
-saw four fifths of the training set in its first 350 epochs or so, this one all of it: 14% more
-updates. Here too only the kernels' rate drops (layer-params-conv-local-11pct.cfg, steps 5 and 6).
+The published error is 11% after 75 minutes on a GPU of 2011 (dnouri/cuda-convnet,
+layers-conv-local-11pct.cfg), which the paper quotes for a net with normalisation (section 3.3).
+Evaluate it with --views=9 or 10. The published run read four fifths of the training set in about
+its first 350 epochs. This one reads all of it, which makes 14% more updates. As in the source, only
+the kernels' rate drops (layer-params-conv-local-11pct.cfg, steps 5 and 6).
 """
 
 from alexnet_jax.configs import cifar_13pct
 
 
 def get_config():
-    """As 13pct, but for the net, the last layer's weight decay, and its length."""
+    """Returns 13pct with another net, another weight decay of the last layer, and more epochs."""
     config = cifar_13pct.get_config()
     config.num_epochs = 520
     config.model.name = "cifar_11pct"

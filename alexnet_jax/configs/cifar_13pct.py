@@ -1,17 +1,18 @@
-"""CIFAR-10 to 13% test error: two convolutions, two untied layers, 24-pixel crops.
+"""Trains cuda-convnet's net for 13% test error on CIFAR-10, with untied layers and 24-pixel crops.
 
     python -m alexnet_jax.main --config=configs/cifar_13pct.py
 
-Published: 13% in 25 minutes of a 2011 GPU (dnouri/cuda-convnet, layers-conv-local-13pct.cfg); the
-paper's number without normalisation (section 3.3). Evaluate with --views=9. The published run saw
-four fifths of the training set in its first 100 epochs, this one all of it: 13% more updates.
+The published error is 13% after 25 minutes on a GPU of 2011 (dnouri/cuda-convnet,
+layers-conv-local-13pct.cfg), which the paper quotes for a net without normalisation (section 3.3).
+Evaluate it with --views=9. The published run read four fifths of the training set in its first 100
+epochs. This one reads all of it, which makes 13% more updates.
 """
 
 from alexnet_jax.configs import cifar_18pct
 
 
 def get_config():
-    """As 18pct, but on crops and flips, with the net's own weight decays and length."""
+    """Returns 18pct with crops and flips, and with the net's own weight decays and epochs."""
     config = cifar_18pct.get_config()
     config.num_epochs = 160
     config.data.image_size = 24

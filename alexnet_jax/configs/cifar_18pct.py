@@ -1,21 +1,22 @@
-"""CIFAR-10 to 18% test error, the code site's net with normalisation within maps.
+"""Trains cuda-convnet's net for 18% test error on CIFAR-10, with normalisation within maps.
 
     python -m alexnet_jax.main --config=configs/cifar_18pct.py
 
-Published: 18% in 20 minutes of a 2011 GPU (dnouri/cuda-convnet, example-layers/layers-18pct.cfg and
-layer-params-18pct.cfg): 120 epochs, 10 at a tenth of the rate and 10 at a hundredth.
+The published error is 18% after 20 minutes on a GPU of 2011 (dnouri/cuda-convnet,
+example-layers/layers-18pct.cfg and layer-params-18pct.cfg), with 120 epochs, 10 at a tenth of the
+rate and 10 at a hundredth.
 
-All CIFAR-10 configurations differ from the code site's runs in this: those took the five files of
-10,000 images in turn, always in one order, each in 79 batches of which the last has 16 images (395
-updates an epoch); here an epoch is a fresh permutation in 390 whole batches, and 80 images wait for
-the next.
+All CIFAR-10 configurations differ from the runs of cuda-convnet in the order of the images. Those
+read the five files of 10,000 images always in the same order, each in 79 batches of which the last
+has 16 images, so that an epoch has 395 updates. Here an epoch is a new permutation in 390 full
+batches, which leaves out 80 images.
 """
 
 from alexnet_jax.configs import base
 
 
 def get_config():
-    """Whole 32-pixel images, no augmentation, grey levels as they are."""
+    """Returns a configuration with whole 32-pixel images in grey levels, without augmentation."""
     config = base.get_config()
     config.num_epochs = 140
 

@@ -1,4 +1,4 @@
-"""Photos: which photograph is a patch cut from? Needs no download.
+"""Trains a net that tells from which photograph a patch is cut; it needs no download.
 
 python -m alexnet_jax.main --config=configs/default.py
 """
@@ -7,7 +7,7 @@ from alexnet_jax.configs import base
 
 
 def get_config():
-    """A small AlexNet in two towers, on patches of photographs that ship with scikit-image."""
+    """Returns a small AlexNet in two towers, on patches of scikit-image's photographs."""
     config = base.get_config()
     config.batch_size = 64
     config.num_epochs = 15
@@ -18,9 +18,10 @@ def get_config():
     config.data.image_size = 64
     config.data.backend = "device"
     config.data.colour_noise = "none"
-    # Inputs of about unit size and He's initial scale: at this width, the paper's 0.01 on grey
-    # levels starts the net so small that it learns nothing for hundreds of steps. The paper's
-    # biases of 1 are small beside grey levels, but not beside these inputs.
+    # The inputs are scaled to about unit size, and the kernels are initialised as He's. At this
+    # width, the paper's deviation of 0.01 on grey levels makes the first outputs so small that the
+    # net learns nothing for hundreds of steps. The paper's biases of 1 are small compared with grey
+    # levels, but not compared with these inputs.
     config.data.scale = 1 / 64
     config.model.kernel_init = "he"
     config.model.bias_one = 0.1

@@ -1,11 +1,11 @@
-"""Net #145, whose logged errors are the paper's: the 2012 source's net, data and schedule.
+"""Trains net #145, whose logged errors are the paper's, with the settings of the 2012 source.
 
     python -m alexnet_jax.main --config=configs/imagenet2012_net145.py
 
-Reproduces Table 2, "1 CNN": top-1 40.7%, top-5 18.2% on the validation set, from ten views. Logged
-are 40.66 and 18.21 (layer-params-145.cfg:182, which doesn't say from how many views). Sources:
-computerhistory/AlexNet-Source-Code, layers/layers-145.cfg, layers/layer-params-145*.cfg,
-convdata.py. Where it differs from the paper's text: see docs/paper.md.
+It is to reproduce the row "1 CNN" of Table 2: top-1 40.7% and top-5 18.2% on the validation set,
+from ten views. The logged errors are 40.66 and 18.21 (layer-params-145.cfg:182, which does not say
+from how many views). The sources are computerhistory/AlexNet-Source-Code, layers/layers-145.cfg,
+layers/layer-params-145*.cfg and convdata.py. docs/paper.md lists the differences from the text.
 """
 
 from alexnet_jax.configs import base
@@ -13,7 +13,7 @@ from alexnet_jax.models.logged_runs import LOGGED_RUNS
 
 
 def get_config():
-    """The text's run with the source's net, biases, rates, mean and colour noise."""
+    """Returns the base with the net, biases, rates, mean and colour noise of the source."""
     config = base.get_config()
     logged = LOGGED_RUNS["145"]
     config.num_epochs = logged["num_epochs"]

@@ -1,4 +1,4 @@
-"""Imagenette (ten ImageNet classes) at 64 pixels: a small AlexNet in two towers.
+"""Trains a small AlexNet in two towers on Imagenette (ten ImageNet classes) at 64 pixels.
 
 python -m alexnet_jax.main --config=configs/imagenette.py
 """
@@ -7,7 +7,7 @@ from alexnet_jax.configs import base
 
 
 def get_config():
-    """Half the paper's maps on a quarter of its pixels; 1.4 million parameters."""
+    """Returns a net of 1.4 million parameters with half the paper's maps."""
     config = base.get_config()
     config.batch_size = 64
     config.num_epochs = 40
@@ -17,7 +17,7 @@ def get_config():
     config.data.image_size = 64
     config.data.backend = "device"
     config.data.colour_noise = "none"
-    # Inputs of about unit size and He's initial scale: see configs/default.py.
+    # configs/default.py explains the scale, the initialisation and the biases.
     config.data.scale = 1 / 64
     config.model.kernel_init = "he"
     config.model.bias_one = 0.1

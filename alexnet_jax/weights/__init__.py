@@ -1,1 +1,1 @@
-"""Weights of other programs: one reader a format, and the fit of what they read to our nets."""
+"""Reads weights of other programs, with one reader per format, and fits them to our nets."""

@@ -1,6 +1,6 @@
 """Reads Caffe's AlexNet and CaffeNet from a .caffemodel.
 
-Each number that the file gives of a layer is either used or must be the one that ours has.
+Each number that the file gives for a layer is either used or must equal that of our net.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from alexnet_jax.weights import caffe_proto
 from alexnet_jax.weights.net import Found, Layer, agree, imagenet_classes
 
 IMAGE_SIZE, RESIZE_SIZE = 227, 256  # of bvlc_alexnet and CaffeNet (models/*/train_val.prototxt)
-# Mean of ImageNet's pixels, as Caffe's examples give it for BGR: 104, 117, 123.
+# The mean of ImageNet's pixels in Caffe's examples, for BGR: 104, 117, 123.
 MEAN = (123.0, 117.0, 104.0)
 
 _ACTIVATIONS = {"ReLU": "relu", "TanH": "tanh", "Sigmoid": "sigmoid"}
 _INPUTS = ("Data", "ImageData", "WindowData", "HDF5Data", "MemoryData", "DummyData", "Input")
-# What comes before and after the net, or changes nothing.
+# Layers that precede or follow the net, or change nothing.
 _OTHERS = (
     *("Split", "Flatten", "Silence", "Accuracy", "ArgMax", "Softmax", "HDF5Output"),
     *("SoftmaxWithLoss", "MultinomialLogisticLoss", "InfogainLoss", "HingeLoss"),
@@ -29,11 +29,11 @@ _DAMAGED = (DecodeError, ValueError, TypeError, IndexError, OverflowError)
 
 
 def read(path: Path) -> Found:
-    """Reads the net in a .caffemodel, its first kernel turned from BGR to RGB.
+    """Reads the net in a .caffemodel, and changes its first kernel from BGR to RGB.
 
     Raises:
-        UserError: the file is no such file, damaged, of before 2014, or gives its layers what none
-            of our nets has.
+        UserError: the file is not a .caffemodel, is damaged or from before 2014, or its layers have
+            settings that none of our nets has.
     """
     try:
         net = caffe_proto.parse("NetParameter", path.read_bytes())
@@ -49,7 +49,7 @@ def read_mean(path: Path) -> np.ndarray:
     """Reads the mean image in a .binaryproto (a BlobProto), float32 RGB [R, R, 3].
 
     Raises:
-        UserError: the file is no such file, or damaged.
+        UserError: the file is not a .binaryproto, or is damaged.
     """
     try:
         blob = _blob(caffe_proto.parse("BlobProto", path.read_bytes()))
@@ -63,7 +63,7 @@ def read_mean(path: Path) -> np.ndarray:
 
 def _found(net: Message) -> Found | None:
     layers = []
-    # Caffe rounds the number of windows up, where it doesn't come out even (pooling_layer.cpp).
+    # Caffe rounds the number of windows up if it is not whole (pooling_layer.cpp).
     fields, inputs = {"pool_overhang": True}, _input_size(net)
     for kind, layer in _layers(net):
         if kind in _INPUTS:
@@ -98,7 +98,7 @@ def _found(net: Message) -> Found | None:
         image_size=size,
         resize_size=max(RESIZE_SIZE, size),
         **{"mean": MEAN} | inputs,
-        # data_transformer.cpp subtracts the mean image at the crop's own place.
+        # data_transformer.cpp subtracts the part of the mean image under each crop.
         mean_under_crop=True,
         channel_order="bgr",
         class_names=imagenet_classes(layers),
@@ -106,7 +106,7 @@ def _found(net: Message) -> Found | None:
 
 
 def _layers(net: Message) -> Iterator[tuple[str, Message]]:
-    """(type, LayerParameter or V1LayerParameter) of each layer, in the net's order."""
+    """Yields (type, LayerParameter or V1LayerParameter) of each layer, in the net's order."""
     for layer in net.layers:
         if layer.HasField("layer"):
             raise ValueError("it is of Caffe's first format: upgrade_net_proto_binary renews it")
@@ -116,7 +116,7 @@ def _layers(net: Message) -> Iterator[tuple[str, Message]]:
 
 
 def _parameters(layer: Message, name: str) -> Message:
-    """The message `name` of a layer; with its defaults, where the file doesn't have it."""
+    """Returns the message `name` of a layer, with the defaults of what the file leaves out."""
     parameters = getattr(layer, name)
     if (number := caffe_proto.unknown_field(parameters)) is not None:
         raise ValueError(f"layer {layer.name} has a field {number} in its {name}: it is unknown")
@@ -124,7 +124,7 @@ def _parameters(layer: Message, name: str) -> Message:
 
 
 def _require(layer: Message, parameters: Message, **wanted) -> None:
-    """Raises ValueError unless the parameters have these values; a repeated one may be left out."""
+    """Raises ValueError unless the parameters have these values; a repeated one may be missing."""
     for name, value in wanted.items():
         given = getattr(parameters, name)
         given = list(given) if hasattr(given, "append") else [given]
@@ -139,7 +139,7 @@ def _check_always_there(layer: Message) -> None:
 
 
 def _square(layer: Message, parameters: Message, name: str) -> int | None:
-    """The number for both axes: "pad", or pad_h and pad_w; None where the file gives none."""
+    """Returns the number for both axes, from pad or from pad_h and pad_w, or None without any."""
     given = getattr(parameters, name)
     given = list(given) if hasattr(given, "append") else [given] * parameters.HasField(name)
     stem = name.removesuffix("_size")
@@ -154,12 +154,12 @@ def _square(layer: Message, parameters: Message, name: str) -> int | None:
 
 
 def _float(value: float) -> float:
-    """A float32 in the shortest decimal that it can have been written from."""
+    """Returns a float32 as the shortest decimal number that is rounded to it."""
     return float(str(np.float32(value)))
 
 
 def _input_size(net: Message) -> dict:
-    """{"image_size"} of a net whose input has no layer, as nets for deployment had it."""
+    """Returns {"image_size"} of a net without an input layer, as nets for deployment have none."""
     shapes = [list(net.input_dim), *(list(shape.dim) for shape in net.input_shape)]
     return _size("the net", [shape for shape in shapes if shape])
 
@@ -174,7 +174,7 @@ def _size(name: str, shapes: list[list[int]]) -> dict:
 
 
 def _transformation(layer: Message) -> dict:
-    """Fields of `Found` from what a data layer makes of its pictures."""
+    """Returns the fields of `Found` that a data layer's transformation sets."""
     fields = {}
     for name in ("transform_param", "data_param", "image_data_param", "window_data_param"):
         if not layer.HasField(name):
@@ -186,7 +186,7 @@ def _transformation(layer: Message) -> dict:
                 if len(means) not in (1, 3):
                     raise ValueError(f"layer {layer.name} has {len(means)} mean values")
                 fields["mean"] = tuple((means * 3)[2::-1])
-        else:  # of the data's place, too, which says nothing of the net
+        else:  # Other fields describe where the data are, and not the net.
             parameters = getattr(layer, name)
         if parameters.crop_size:
             fields["image_size"] = parameters.crop_size
@@ -199,7 +199,7 @@ def _transformation(layer: Message) -> dict:
 
 
 def _arrays(layer: Message, parameters: Message) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias as the file has them; the bias is 0 where the layer has none."""
+    """Returns kernel and bias in the file's shape; the bias is 0 if the layer has none."""
     blobs = [_blob(blob) for blob in layer.blobs]
     if len(blobs) != 1 + parameters.bias_term:
         kinds = "kernel and bias" if parameters.bias_term else "a kernel (bias_term: false)"
@@ -223,7 +223,7 @@ def _convolution(layer: Message, before: list[Layer]) -> Layer:
         told = {
             "num_output": (conv.num_output, len(kernel)),
             "kernel_size": (_square(layer, conv, "kernel_size"), kernel.shape[2]),
-            "group": (conv.group * kernel.shape[1], inputs),  # all inputs, by either account
+            "group": (conv.group * kernel.shape[1], inputs),  # both count all inputs
         }
         for name, (number, own) in told.items():
             if number and number != own:
@@ -244,14 +244,14 @@ def _inner_product(layer: Message, before: list[Layer]) -> Layer:
     maps = len(before[-1].bias) if before and before[-1].kernel.ndim == 4 else 0
     pixels = kernel.shape[1] // maps if maps else 0
     side = round(pixels**0.5)
-    if maps and maps * side**2 == kernel.shape[1]:  # it reads maps: [C, y, x] there
+    if maps and maps * side**2 == kernel.shape[1]:  # It reads maps, in the order [C, y, x].
         kernel = kernel.reshape(len(bias), maps, side, side).transpose(0, 2, 3, 1)
         kernel = kernel.reshape(len(bias), -1)
     return Layer(layer.name, kernel.T, bias, ())
 
 
 def _blob(blob: Message) -> np.ndarray:
-    """The float32 array in a BlobProto."""
+    """Returns the float32 array in a BlobProto."""
     if blob.HasField("raw_data"):
         if blob.raw_data_type not in caffe_proto.RAW_TYPES:
             raise ValueError(f"an array of NVIDIA's type {blob.raw_data_type}, which isn't floats")
@@ -282,7 +282,7 @@ def _pooling(layer: Message, _: str) -> tuple[str, dict]:
     if padding := _square(layer, pool, "pad"):
         raise ValueError(f"layer {layer.name} has pad {padding}, and ours 0")
     window, stride = _square(layer, pool, "kernel_size"), _square(layer, pool, "stride") or 1
-    if window is None:  # Caffe would not run it: a file without its layers' parameters
+    if window is None:  # The file has no parameters of its layers, and Caffe would not run it.
         window, stride = 3, 2
     method = ("max", "avg")[pool.pool]
     return "pool", {"pooling": method, "pool_window": window, "pool_stride": stride}

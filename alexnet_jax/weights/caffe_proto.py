@@ -1,17 +1,18 @@
-"""Caffe's file formats for protobuf: NetParameter and BlobProto, as far as a net of ours may have.
+"""Defines Caffe's file formats for protobuf, as far as one of our nets may use them.
 
-Numbers, types and defaults are those of BVLC/caffe, src/caffe/proto/caffe.proto; raw_data and its
-type are NVIDIA/caffe's. Enumerations are read as their numbers. What has no effect on a trained
-net's outputs (fillers, engines) is listed under `WITHOUT_EFFECT`; other fields of a layer's
-parameters that don't stand here are unknown to protobuf, and `unknown_field` finds them.
+The numbers, types and defaults of NetParameter and BlobProto are those of BVLC/caffe,
+src/caffe/proto/caffe.proto; raw_data and its type are from NVIDIA/caffe. Enumerations are read as
+numbers. Fields without an effect on the outputs of a trained net (fillers, engines) are listed in
+`WITHOUT_EFFECT`. All other fields of a layer's parameters that are not listed are unknown to
+protobuf, and `unknown_field` finds them.
 """
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-# {message: {field: (number, type, default)}}; the default [] stands for a repeated field, and a
-# type with a capital letter is a message of this table.
+# {message: {field: (number, type, default)}}. A default of [] marks a repeated field; a type with a
+# capital letter is a message of this table.
 _MESSAGES = {
     "BlobShape": {"dim": (1, "int64", [])},
     "BlobProto": {
@@ -156,15 +157,16 @@ V1_TYPES = {  # the names that LayerParameter has for the numbers of V1LayerPara
 
 
 def parse(message: str, data: bytes) -> Message:
-    """The message "NetParameter" or "BlobProto" in `data`.
+    """Parses `data` as the message "NetParameter" or "BlobProto".
 
-    Raises google.protobuf.message.DecodeError.
+    Raises:
+        google.protobuf.message.DecodeError: the data are damaged.
     """
     return _CLASSES[f"{_PACKAGE}.{message}"].FromString(data)
 
 
 def unknown_field(parameters: Message) -> int | None:
-    """The number of a field that isn't in `_MESSAGES`, though it may have an effect."""
+    """Returns the number of a field that is not in `_MESSAGES` but may have an effect, or None."""
     without_effect = WITHOUT_EFFECT.get(parameters.DESCRIPTOR.name, ())
     numbers = (field.field_number for field in UnknownFieldSet(parameters))
     return next((number for number in numbers if number not in without_effect), None)
@@ -188,7 +190,7 @@ def _classes() -> dict[str, type[Message]]:
                 new.label = kinds.LABEL_REPEATED
             elif default is not None:
                 new.default_value = str(default).lower()
-    pool = descriptor_pool.DescriptorPool()  # of its own: another package may have Caffe's, too
+    pool = descriptor_pool.DescriptorPool()  # Another package may define Caffe's messages, too.
     pool.Add(file)
     return message_factory.GetMessageClassesForFiles([file.name], pool)
 

@@ -1,18 +1,19 @@
-"""The 2012 nets as they were saved: cuda-convnet's checkpoints, pickled by Python 2.
+"""Reads cuda-convnet's checkpoints, pickled by Python 2, in which the nets of 2012 were saved.
 
-A checkpoint is {'model_state': {'layers': …}, 'op': its option parser}; the layers are a list or a
-dictionary of dictionaries, as its layer.py made them (computerhistory/AlexNet-Source-Code, CHM
-below; dnouri/cuda-convnet; akrizhevsky/cuda-convnet2, CC2). Of them we read
+A checkpoint is {'model_state': {'layers': …}, 'op': its option parser}. The layers are a list or a
+dictionary of dictionaries, as the program's layer.py made them. (The programs are
+computerhistory/AlexNet-Source-Code, CHM below; dnouri/cuda-convnet; and akrizhevsky/cuda-convnet2,
+CC2.) From the layers with weights we read
 
-    name, type, inputs      inputs: names or places of the layers that it reads
+    name, type, inputs      inputs: names or positions of the layers that it reads
     weights                 one matrix for each input: [channels x pixels, filters] of a 'conv',
                             [modules x channels x pixels, filters] of a 'local' (untied) layer,
-                            [inputs, outputs] of an 'fc', whose inputs count as [C, y, x]
+                            [inputs, outputs] of an 'fc', whose inputs are in the order [C, y, x]
     biases                  [filters, 1], [filters x modules, 1] or [1, outputs]
 
-and of the others what they do. A net in two towers has two layers, say conv3a and conv3b, where
-ours has one; where those read both towers, they have a matrix for each, in the order of `inputs`:
-fc2048bb of net 145 reads tower b first.
+and from the other layers their operation. A net in two towers has two layers, such as conv3a and
+conv3b, for one of ours. If these read both towers, they have a matrix for each tower, in the order
+of `inputs`: fc2048bb of net 145 reads tower b first.
 """
 
 import dataclasses
@@ -40,10 +41,10 @@ _ACTIVATIONS = {"relu": "relu", "logistic": "sigmoid"}
 
 
 def read(path: Path) -> Found:
-    """Reads the net in a checkpoint, its towers side by side.
+    """Reads the net in a checkpoint, and puts its towers side by side.
 
     Raises:
-        UserError: the file is no checkpoint, damaged, or of a net in more than two towers.
+        UserError: the file is not a checkpoint, is damaged, or has a net in more than two towers.
     """
     try:
         state = pickles.load(path.read_bytes())
@@ -60,7 +61,7 @@ def read_mean(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Reads the mean image, float32 RGB [R, R, 3], and the class names in a batches.meta.
 
     Raises:
-        UserError: the file is no batches.meta, or damaged.
+        UserError: the file is not a batches.meta, or is damaged.
     """
     try:
         meta = pickles.load(path.read_bytes())
@@ -74,14 +75,14 @@ def read_mean(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Stage:
-    """A layer of ours: the layers of its towers, in the towers' order, and what they read."""
+    """Holds the layers of all towers for one of our layers, and what they read."""
 
     towers: list[Mapping]
-    sources: list[list[str]]  # of each tower: the weighted layer (or '') behind each matrix
+    sources: list[list[str]]  # for each tower, the weighted layer (or '') that each matrix reads
 
 
 class _Net:
-    """The graph of a checkpoint's layers."""
+    """Represents the graph of a checkpoint's layers."""
 
     def __init__(self, layers):
         layers = list(layers.values() if isinstance(layers, Mapping) else layers)
@@ -96,7 +97,7 @@ class _Net:
         self.fields = {}
 
     def found(self) -> Found:
-        """The net as one list of layers."""
+        """Returns the net as one list of layers."""
         stages = self.stages()
         order = [[layer["name"] for layer in stage.towers] for stage in stages]
         layers = []
@@ -116,12 +117,12 @@ class _Net:
         )
 
     def stages(self) -> list[_Stage]:
-        """The weighted layers by their distance from the data."""
+        """Returns the weighted layers in the order of their distance from the data."""
         depths = {}
 
         def depth(name: str) -> int:
             if name not in depths:
-                depths[name] = None  # a loop would come back here
+                depths[name] = None  # A loop in the graph would return here.
                 below = [depth(source) for source in self.inputs[name]]
                 if None in below:
                     raise ValueError(f"layer {name} reads itself")
@@ -146,7 +147,7 @@ class _Net:
         ]
 
     def source(self, name: str) -> str:
-        """The weighted layer whose outputs `name` hands on; '' if they are the data."""
+        """Returns the weighted layer whose outputs `name` passes on, or '' for the data."""
         while self.layers[name]["type"] not in _WEIGHTED:
             below = self.inputs[name]
             if not below:
@@ -157,7 +158,7 @@ class _Net:
         return name
 
     def layer(self, stage: _Stage, before: list[str], layers: Sequence[Layer]) -> Layer:
-        """Its towers side by side, each one's inputs in the order of the towers `before`."""
+        """Puts the towers of a stage side by side, with inputs in the order of towers `before`."""
         kernels, biases, thens = [], [], []
         for number, (layer, sources) in enumerate(zip(stage.towers, stage.sources, strict=True)):
             if sorted(sources) != sorted(before) and sources != before[number : number + 1]:
@@ -178,13 +179,13 @@ class _Net:
         if len(set(thens)) > 1:
             raise ValueError(f"layer {stage.towers[0]['name']}: its towers go on differently")
         kernel, bias = np.concatenate(kernels, axis=-1), np.concatenate(biases, axis=-1)
-        if kernel.ndim == 5:  # a dense layer over maps: [y, x, C], from [1, y, x, C, units]
+        if kernel.ndim == 5:  # This is a dense layer over maps, [1, y, x, C, units].
             kernel = kernel.reshape(-1, kernel.shape[-1])
         name = " + ".join(layer["name"] for layer in stage.towers)
         return Layer(name, kernel, bias, thens[0], **_geometry(stage.towers))
 
     def then(self, name: str) -> tuple[str, ...]:
-        """The operations that follow a layer, up to the next one with weights."""
+        """Returns the operations that follow a layer, up to the next layer with weights."""
         operations = []
         while True:
             after = [
@@ -201,7 +202,7 @@ class _Net:
             name = after[0]["name"]
 
     def operation(self, layer: Mapping) -> str:
-        """Its name in a table of layers; the net's fields take its numbers."""
+        """Returns a layer's name in our tables, and sets the net's fields to its numbers."""
         kind = layer["type"]
         if kind == "neuron":
             neuron = layer["neuron"]
@@ -211,7 +212,7 @@ class _Net:
             return "act"
         if kind == "cmrnorm":
             self.require(layer, blocked=0)
-            if "scale" in layer:  # divided by the size already
+            if "scale" in layer:  # It is already divided by the size.
                 numbers = {"lrn_alpha": layer["scale"], "lrn_beta": layer["pow"]}
                 self.set(layer, **numbers, lrn_size=layer["size"], lrn_k=layer.get("minDiv", 1.0))
             return "lrn"
@@ -232,21 +233,21 @@ class _Net:
         return kind
 
     def require(self, layer: Mapping, **wanted) -> None:
-        """Raises ValueError where the layer gives another number than ours have."""
+        """Raises ValueError if the layer has another number than our nets."""
         for name, value in wanted.items():
             if (given := layer.get(name, value)) != value:
                 raise ValueError(f"layer {layer['name']} has {name} {given}, and ours {value}")
 
     def set(self, layer: Mapping, **fields) -> None:
-        """Sets fields of the net, which all its layers must agree about."""
+        """Sets fields of the net, about which all its layers must agree."""
         agree(self.fields, layer["name"], fields)
 
 
 def _kernel(layer: Mapping, i: int, matrix: np.ndarray, before: Sequence[Layer], towers: int):
     """Returns the matrix for the layer's i-th input in the shape of our kernels.
 
-    That is [kh, kw, inputs, maps]; of an untied layer [oh, ow, kh, kw, inputs, maps]; of a dense
-    one [inputs, units], or over maps [1, y, x, C, units].
+    The shape is [kh, kw, inputs, maps]; for an untied layer [oh, ow, kh, kw, inputs, maps]; and for
+    a dense layer [inputs, units], or [1, y, x, C, units] if it reads maps.
     """
     filters = matrix.shape[1]
     if layer["type"] == "fc":
@@ -274,7 +275,7 @@ def _bias(layer: Mapping) -> np.ndarray:
 
 
 def _geometry(towers: Sequence[Mapping]) -> dict:
-    """Stride and padding of a stage's convolutions; {} of a dense one."""
+    """Returns the stride and padding of a stage's convolutions, or {} for a dense stage."""
     if towers[0]["type"] == "fc":
         return {}
     pairs = [zip(tower["stride"], map(abs, tower["padding"]), strict=True) for tower in towers]
@@ -286,8 +287,8 @@ def _geometry(towers: Sequence[Mapping]) -> dict:
 def _padding(conv: Mapping) -> tuple[int, int]:
     """Returns the number of zeros before and after.
 
-    The file has the padding as a negative number. At the end there are as many zeros as the last
-    window hangs over, of 1 + ceil((image + 2 padding - filter) / stride) windows.
+    The file has the padding as a negative number. The padding at the end is as wide as the last of
+    1 + ceil((image + 2 padding - filter) / stride) windows overhangs.
     """
     padding, size = abs(conv["padding"][0]), conv["imgSize"][0]
     window, stride = conv["filterSize"][0], conv["stride"][0]

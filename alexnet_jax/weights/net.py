@@ -1,4 +1,4 @@
-"""What a reader finds in a file, and which of our nets it is."""
+"""Defines what a reader finds in a file, and finds the one of our nets that it is."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -12,14 +12,17 @@ from alexnet_jax.trained import names
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A layer with weights, laid out as `models.alexnet` has them, and what comes after it.
+    """Holds a layer with weights, in the shapes of `models.alexnet`, and what follows it.
 
-    kernel: [kh, kw, inputs of a tower, maps], [oh, ow, kh, kw, inputs, maps] if untied, or
-        [inputs, units]; the towers side by side on the last axis.
-    bias: [maps], [oh, ow, maps] or [units].
-    then: the operations up to the next layer: "act", "pool", "avg_pool", "lrn", "norm", "drop";
-        None where the file doesn't say.
-    stride, padding: of a convolution, the padding as (before, after), in pixels; None likewise.
+    Attributes:
+        name: the layer's name in the file.
+        kernel: [kh, kw, inputs of a tower, maps], [oh, ow, kh, kw, inputs, maps] if untied, or
+            [inputs, units]; the towers are side by side on the last axis.
+        bias: [maps], [oh, ow, maps] or [units].
+        then: the operations up to the next layer: "act", "pool", "avg_pool", "lrn", "norm", "drop";
+            None if the file does not say.
+        stride: the stride of a convolution; None if the file does not say.
+        padding: the padding of a convolution, (before, after) in pixels; None likewise.
     """
 
     name: str
@@ -32,17 +35,20 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A net read from a file.
+    """Holds a net that was read from a file.
 
-    layers: in the order of the net.
-    presets: names of the nets that it may be, the likeliest first.
-    fields: of `AlexNet`, as far as the file has them, where a preset may have others.
-    image_size, resize_size: sides of the net's input and of the square it is cut from, in pixels.
-    mean, scale: see `recipe.Recipe`; [3] each, for RGB.
-    mean_under_crop: see there.
-    channel_order: of the file's first kernel, which `layers` has as RGB.
-    class_names: where they are known.
-    note: what to say of a file that holds more than this net; "" for nothing.
+    Attributes:
+        layers: the layers, in the order of the net.
+        presets: the names of the nets that it may be, the most probable first.
+        fields: the fields of `AlexNet` that the file has and that may differ from a preset's.
+        image_size: the side of the net's input in pixels.
+        resize_size: the side of the square from which the input is cut, in pixels.
+        mean: the mean of `recipe.Recipe`, [3] for RGB.
+        scale: the scale of `recipe.Recipe`, [3] for RGB.
+        mean_under_crop: that of `recipe.Recipe`.
+        channel_order: the order of the file's first kernel, which is RGB in `layers`.
+        class_names: the names of the classes, if they are known.
+        note: a line about a file that contains more than this net, or "".
     """
 
     layers: Sequence[Layer]
@@ -59,11 +65,11 @@ class Found:
 
 
 def fit(found: Found) -> tuple[str, dict, dict]:
-    """Finds the preset that a file's net is, its fields, and its parameters under our names.
+    """Finds the preset of a file's net, its fields, and its parameters under our names.
 
     Raises:
-        UserError: none has these layers; the message lists them, and those of the nearest net, or
-            says which stride or padding is another.
+        UserError: no preset has these layers. The message lists them with those of the nearest
+            net, or says which stride or padding differs.
     """
     theirs = [(layer.kernel.shape, layer.bias.shape) for layer in found.layers]
     nearest = None
@@ -91,10 +97,10 @@ def fit(found: Found) -> tuple[str, dict, dict]:
 
 
 def agree(fields: dict, layer: str, given: dict) -> None:
-    """Adds to the net's `fields` what `layer` gives; all layers must give the same.
+    """Adds the fields that a layer gives to the net's `fields`; all layers must give the same.
 
     Raises:
-        ValueError: another layer has given something else.
+        ValueError: another layer has given another value.
     """
     for name, value in given.items():
         if fields.setdefault(name, value) != value:
@@ -102,13 +108,13 @@ def agree(fields: dict, layer: str, given: dict) -> None:
 
 
 def imagenet_classes(layers: Sequence[Layer]) -> tuple[str, ...]:
-    """ImageNet's classes, sorted by their ids as in torchvision and Caffe, for a net with 1000."""
+    """Returns ImageNet's classes in torchvision's and Caffe's order, if there are 1000 outputs."""
     known = tuple(names.imagenet())
     return known if layers and len(layers[-1].bias) == len(known) else ()
 
 
 def _scaled(preset: str, found: Found) -> tuple[AlexNet, dict]:
-    """The preset at the width that the file's layers have, and the fields that differ from it."""
+    """Returns the preset at the width of the file's layers, and the fields that differ from it."""
     fields = dict(found.fields)
     base = create(preset, **fields)
     maps = found.layers[0].bias.shape[-1] if found.layers else base.layers[0].maps
@@ -125,7 +131,7 @@ def _scaled(preset: str, found: Found) -> tuple[AlexNet, dict]:
 
 
 def _shapes(model: AlexNet, image_size: int) -> list[tuple]:
-    """(kernel's, bias' shape) of each layer; none if such images are too small for the net."""
+    """Returns the shapes of each layer's kernel and bias; none if the images are too small."""
     try:
         return [(op.kernel, op.bias) for op in operations(model, image_size) if op.kernel]
     except UserError:
@@ -141,7 +147,7 @@ def _same_order(model: AlexNet, theirs: Sequence[Layer]) -> bool:
 
 
 def _canonical(then: Sequence[str], maximum: bool) -> list[str]:
-    """Without dropout; and activations before maximum pooling, where they are the same as after."""
+    """Leaves dropout out, and moves activations before maximum pooling, which is equivalent."""
     ops = [op for op in then if op != "drop"]
     for i in range(1, len(ops) if maximum else 0):
         if ops[i - 1 : i + 1] == ["pool", "act"]:

@@ -1,7 +1,7 @@
-"""Pickles of strangers, read without calling anything that they name.
+"""Reads pickles from untrusted sources without calling anything that they name.
 
-A pickle is a program; the classes and functions that it names are looked up by `find_class`, and
-here that gives stand-ins: containers, NumPy's arrays, or an inert record.
+A pickle is a program. The classes and functions that it names are looked up by `find_class`, which
+returns only stand-ins here: containers, NumPy arrays, or a record that does nothing.
 """
 
 import io
@@ -12,10 +12,10 @@ import numpy as np
 
 
 class Record:
-    """An object of any other class: what it was called with, and its state; nothing was run."""
+    """Stands in for an object of any other class, and keeps its arguments and its state."""
 
     def __new__(cls, *args, **kwargs):
-        """Not __init__, which pickles may leave out."""
+        """Sets the attributes here, because a pickle may leave __init__ out."""
         self = super().__new__(cls)
         self.args, self.state, self.items = args, None, []
         return self
@@ -27,23 +27,23 @@ class Record:
         self.items.append((key, value))
 
     def append(self, item):
-        """A list's."""
+        """Takes the place of a list's method."""
         self.items.append(item)
 
     def extend(self, items):
-        """A list's."""
+        """Takes the place of a list's method."""
         self.items.extend(items)
 
 
 class _Dict(dict):
-    """An OrderedDict, or another dictionary with a state, which is dropped."""
+    """Stands in for an OrderedDict or another dictionary with a state, which is dropped."""
 
     def __setstate__(self, state):
         pass
 
 
 class _Dtype:
-    """The dtype that numpy.dtype('f4', 0, 1) pickles as; None unless it is one of plain numbers."""
+    """Stands in for a pickled numpy.dtype, and keeps None for dtypes other than of numbers."""
 
     def __init__(self, name, *_):
         self.dtype = np.dtype(name) if name in _NUMBERS else None
@@ -57,14 +57,14 @@ _NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f2", 
 
 
 class Array:
-    """A NumPy array of numbers as it was pickled; `np.asarray` gives the array."""
+    """Stands in for a pickled NumPy array of numbers; `np.asarray` returns the array."""
 
     def __init__(self, *_):
         self.array = np.zeros(0, np.float32)
 
     def __setstate__(self, state):
         _, shape, dtype, fortran, data = state
-        if dtype.dtype is None:  # of objects or texts: nothing that a net is made of
+        if dtype.dtype is None:  # Arrays of objects or texts are not a part of a net.
             return
         flat = np.frombuffer(_bytes(data), dtype.dtype)
         self.array = flat.reshape(shape, order="F" if fortran else "C")
@@ -74,7 +74,7 @@ class Array:
 
 
 def _bytes(data) -> bytes:
-    # Python 2's str comes as text, a character a byte.
+    # A str of Python 2 is read as text with one character per byte.
     return data.encode("latin-1") if isinstance(data, str) else bytes(data)
 
 
@@ -83,12 +83,12 @@ def _scalar(dtype, data):
 
 
 def _encode(text, encoding):
-    """Bytes as Python 3 writes them in protocol 2."""
+    """Returns bytes in the form in which Python 3 writes them in protocol 2."""
     return text.encode(encoding if encoding == "latin1" else "utf-8")
 
 
 def _stand_ins() -> dict:
-    """By (module, name). The functions are new for each file, which may set attributes on them."""
+    """Returns new stand-ins by (module, name) for each file, which may set attributes on them."""
     found = {
         ("collections", "OrderedDict"): _Dict,
         ("ordereddict", "OrderedDict"): _Dict,
@@ -104,18 +104,18 @@ def _stand_ins() -> dict:
 
 
 class _Unpickler(pickle._Unpickler):
-    # The one in C would take memory for as many objects as a damaged file claims to number.
+    # The unpickler in C would allocate memory for as many objects as a damaged file claims.
     def __init__(self, file, stand_ins: Mapping, persistent_load):
         super().__init__(file, encoding="latin-1")
         self.stand_ins = _stand_ins() | dict(stand_ins)
         self.load_persistent = persistent_load
 
     def find_class(self, module, name):
-        """A stand-in; never what the names mean in Python."""
+        """Returns a stand-in, and never the object that the names mean in Python."""
         return self.stand_ins.get((module, name), Record)
 
     def persistent_load(self, pid):
-        """What a reference out of the pickle means to its format."""
+        """Returns the object of a reference to data outside of the pickle."""
         if self.load_persistent is None:
             raise pickle.UnpicklingError("it refers to data outside of it")
         return self.load_persistent(pid)
@@ -127,13 +127,13 @@ def load(data: bytes, stand_ins: Mapping | None = None, persistent_load=None):
     Args:
         data: the pickle's bytes.
         stand_ins: {(module, name): callable} beside those of this module.
-        persistent_load: called with each reference to data outside of the pickle, and returns what
-            it means; without it such a reference is an error.
+        persistent_load: a function from a reference to data outside of the pickle to its object;
+            without it such a reference is an error.
 
     Raises:
-        ValueError: the data are damaged or no pickle; the message says what is wrong.
+        ValueError: the data are damaged or not a pickle; the message says what is wrong.
     """
     try:
         return _Unpickler(io.BytesIO(data), stand_ins or {}, persistent_load).load()
-    except Exception as error:  # a damaged pickle raises almost anything
+    except Exception as error:  # A damaged pickle may raise almost any error.
         raise ValueError(f"{type(error).__name__}: {error}" if str(error) else "damaged") from None

@@ -1,7 +1,7 @@
-"""torchvision's AlexNet: a state dict in PyTorch's zip format or as safetensors.
+"""Reads and writes torchvision's AlexNet, as a state dict in PyTorch's zip format or safetensors.
 
-The zip holds a pickle, `data.pkl`, whose tensors refer to storages: members `data/KEY` of raw
-numbers (pytorch/pytorch, torch/serialization.py and torch/_utils.py).
+The zip holds a pickle, `data.pkl`, whose tensors refer to storages, which are members `data/KEY` of
+raw numbers (pytorch/pytorch, torch/serialization.py and torch/_utils.py).
 """
 
 import math
@@ -28,7 +28,7 @@ LAYERS = {
     "fc7": "classifier.4",
     "fc8": "classifier.6",
 }
-POOLED = 6  # side of the maps that fc6 reads (its AdaptiveAvgPool2d)
+POOLED = 6  # the side of the maps that fc6 reads (AdaptiveAvgPool2d)
 # Its preprocessing (the same file: ImageClassification and its defaults), on pixels in 0..1.
 IMAGE_SIZE, RESIZE_SIZE = 224, 256
 MEAN = (0.485, 0.456, 0.406)
@@ -52,7 +52,7 @@ def read(path: Path) -> Found:
     """Reads the net in a state dict.
 
     Raises:
-        UserError: the file is of another format, damaged, or of another net.
+        UserError: the file has another format, is damaged, or has another net.
     """
     chosen, tensors, passed_over = _choose(read_tensors(path))
     wanted = [f"{place}.{kind}" for place in LAYERS.values() for kind in KINDS]
@@ -98,7 +98,7 @@ KINDS = ("weight", "bias")
 
 
 def to_torchvision(params: Mapping) -> dict[str, np.ndarray]:
-    """Writes our parameters as torchvision's state dict, float32; the inverse of `read`."""
+    """Returns our parameters as torchvision's state dict, in float32, the inverse of `read`."""
     tensors = {}
     for layer, place in LAYERS.items():
         kernel = np.asarray(params[layer]["kernel"], np.float32)
@@ -115,7 +115,7 @@ def to_torchvision(params: Mapping) -> dict[str, np.ndarray]:
 
 
 def _floats(path: Path, name: str, tensors: Mapping) -> np.ndarray:
-    """The tensor in float32; bfloat16 is NumPy's neither, so the kind "V" stands for it."""
+    """Returns a tensor in float32; the kind "V" is bfloat16, which NumPy does not have."""
     tensor = np.asarray(tensors[name])
     if tensor.dtype.kind not in "fV":
         raise UserError(f"'{path}': {name} is of {tensor.dtype}, not of floats: a quantised net?")
@@ -130,13 +130,14 @@ _USUAL = ("", "state_dict", "model_state_dict", "model", "net")
 
 
 def _choose(dictionaries: Mapping[str, dict]) -> tuple[str, dict[str, np.ndarray], list[str]]:
-    """The likeliest net among a checkpoint's dictionaries of tensors.
+    """Chooses the most probable net among the dictionaries of tensors in a checkpoint.
 
     Args:
-        dictionaries: {place in the file, "" for the whole: tensors by name}.
+        dictionaries: {place in the file, "" for the whole file: {name: tensor}}.
 
     Returns:
-        Its place, its tensors by torchvision's names, and the places of other whole nets.
+        The place of the net, its tensors by torchvision's names, and the places of other complete
+        nets.
     """
     wanted = {f"{place}.{kind}" for place in LAYERS.values() for kind in KINDS}
     found = {}
@@ -157,13 +158,13 @@ def _choose(dictionaries: Mapping[str, dict]) -> tuple[str, dict[str, np.ndarray
 
 
 def _unwrapped(tensors: Mapping) -> dict[str, dict[str, np.ndarray]]:
-    """{what stood before torchvision's names: tensors by these}."""
+    """Returns {prefix before torchvision's names: {name: tensor}}."""
     nets = {}
     for name, tensor in tensors.items():
         parts = [part for part in name.split(".") if part not in _WRAPPERS]
         start = next((i for i, part in enumerate(parts) if part in _SEQUENCES), 0)
         nets.setdefault(".".join(parts[:start]), {})[".".join(parts[start:])] = tensor
-    nets.get("", {}).pop("n_averaged", None)  # the counter of PyTorch's AveragedModel
+    nets.get("", {}).pop("n_averaged", None)  # This is the counter of PyTorch's AveragedModel.
     return {prefix: net for prefix, net in nets.items() if net}
 
 
@@ -171,7 +172,7 @@ def read_tensors(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """Reads the dictionaries of tensors in a checkpoint or state dict: {place: {name: tensor}}.
 
     Raises:
-        UserError: the file is of another format, or damaged.
+        UserError: the file has another format, or is damaged.
     """
     with path.open("rb") as file:
         start = file.read(9)
@@ -221,12 +222,12 @@ def _state_dict(file: zipfile.ZipFile) -> dict[str, dict[str, np.ndarray]]:
         if file.getinfo(name).compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{name} is compressed")
         numbers = np.frombuffer(file.read(name), np.dtype(kind.dtype).newbyteorder(order))
-        if kind.name == "BFloat16Storage":  # the upper half of a float32
+        if kind.name == "BFloat16Storage":  # A bfloat16 is the upper half of a float32.
             numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
         return numbers
 
     def tensor(numbers, offset, size, stride, grad=False, hooks=None, metadata=None):
-        if metadata:  # such as a conjugate or negative view
+        if metadata:  # It may be a conjugate or negative view.
             raise ValueError(f"a tensor is a view of another kind: {metadata}")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if min(offset, *size, *stride, 0) < 0 or (math.prod(size) and last >= len(numbers)):
@@ -259,7 +260,7 @@ def _state_dict(file: zipfile.ZipFile) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _dictionaries(loaded, place: str, depth: int = 0) -> dict[str, dict[str, np.ndarray]]:
-    """The dictionaries with tensors in a checkpoint's, by their places: keys with dots between."""
+    """Returns the dictionaries with tensors in a checkpoint by their places, joined by dots."""
     if not isinstance(loaded, dict) or depth > 3:
         return {}
     tensors = {str(name): x for name, x in loaded.items() if isinstance(x, np.ndarray)}
