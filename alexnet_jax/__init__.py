@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in JAX and Flax.
+"""Trains and runs AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in JAX and Flax.
 
 net = alexnet_jax.load("runs/mine")
 logits, activations = net.model.apply({"params": net.params}, net.preprocess(image))
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 process.begin_if_run_from(__name__)
 
-# By name: the module that has it, imported when it is asked for, since that takes seconds.
+# {name: its module}, which is imported when the name is first used, because that takes seconds.
 _PUBLIC = {
     "UserError": "alexnet_jax.errors",
     "create": "alexnet_jax.models",

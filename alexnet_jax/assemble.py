@@ -1,50 +1,47 @@
-"""From a configuration to objects: the data, the net, the mesh and the compiled steps."""
+"""Makes the objects that a configuration describes: data, net, mesh and compiled steps."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 import optax
 from flax import linen as nn
 
 from alexnet_jax import data, models, optim
-from alexnet_jax.config import NEVER, Config, ModelSpec, flatten, read_config
+from alexnet_jax.config import NEVER, Config, flatten
 from alexnet_jax.errors import UserError, choose
-from alexnet_jax.models import conv, forms, operations
-from alexnet_jax.models.onednn_trial import has_onednn
 from alexnet_jax.parallel import Layout, make_layout
-from alexnet_jax.preprocess import Preprocess, make_preprocess
+from alexnet_jax.preprocess import Preprocess, PreprocessSpec, make_preprocess
 from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.step import TrainState, init_state, make_predict, make_train_step, zero_sums
 
-LIBRARIES = {"cuda": "cuDNN", "rocm": "MIOpen"}  # that XLA calls for convolutions
-LARGEST = 2**31 - 1  # whole number of the compiled steps, which count in int32
+LARGEST = 2**31 - 1  # the largest integer of the compiled steps, which count in int32
 
 
 def _split_names(expression: str) -> list[str]:
-    """The splits in an expression such as 'train[:90%]+test', each once, in order."""
+    """Returns the splits in an expression such as 'train[:90%]+test', each once and in order."""
     return list(dict.fromkeys(part.partition("[")[0].strip() for part in expression.split("+")))
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a configuration describes, ready to train or to evaluate.
+    """Holds what a configuration describes, ready to train or to evaluate.
 
     Attributes:
+        config: the configuration.
         data: the opened data set.
-        model: the net, whole, as one device would run it.
-        layout: the mesh and what lies where on it.
+        model: the whole net, as a single device would run it.
+        layout: the mesh, and how the batch and the net lie on it.
         tx: the update rule.
-        schedule: step -> learning rate, before the plateau's divisions.
-        preprocess: what makes the net's input of crops, on the device.
-        train_step: compiled (state, batch) -> (state, sums); the old state's memory is reused.
-        predict: compiled (params, batch) -> log-probabilities [B, classes].
-        steps_per_epoch: full batches in the training set.
-        total_steps: where the run ends.
+        schedule: a function from the step to the learning rate, before the plateau's divisions.
+        preprocess: the function from crops to the net's input, which runs on the device.
+        train_step: the compiled function from (state, batch) to (state, sums), which reuses the
+            memory of the old state.
+        predict: the compiled function from (params, batch) to log-probabilities [B, classes].
+        steps_per_epoch: the number of full batches in the training set.
+        total_steps: the number of steps at which the run ends.
     """
 
     config: Config
@@ -61,15 +58,20 @@ class Run:
 
     @property
     def eval_split_name(self) -> str:
-        """'validation' or 'test': the evaluation split without slices such as '[:90%]'.
+        """Returns the name of the evaluation split without slices, such as 'validation' or 'test'.
 
-        'eval' where that would be the name of training: a slice of the training split, say.
+        It is 'eval' where the evaluation split is a part of the training split.
         """
         own, training = map(_split_names, (self.config.data.eval_split, self.data.spec.train_split))
         return "eval" if {"train", *training} & {*own} else "+".join(own)
 
+    @property
+    def log_every_steps(self) -> int:
+        """Returns the steps from one logged step to the next, at most an epoch."""
+        return min(self.config.log_every_steps, self.steps_per_epoch)
+
     def abstract_state(self) -> TrainState:
-        """Shapes, dtypes and shardings of the training state."""
+        """Returns the training state as shapes, dtypes and shardings, without values."""
         shapes = jax.eval_shape(self._init)
         shardings = self.layout.state_shardings(shapes)
         return jax.tree.map(
@@ -79,12 +81,12 @@ class Run:
         )
 
     def fresh_state(self) -> TrainState:
-        """The state at step 0, made in place on the devices."""
+        """Makes the state at step 0, directly on the devices."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
         return jax.jit(self._init, out_shardings=shardings)()
 
     def zero_sums(self) -> dict:
-        """Sums with nothing added yet, on every device."""
+        """Makes sums of zero, on every device."""
         return jax.jit(zero_sums, out_shardings=self.layout.replicated())()
 
     def _init(self) -> TrainState:
@@ -99,18 +101,18 @@ def assemble(
     progress: data.Progress = lambda *_: None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Run:
-    """Opens the data, unless it is given, and builds the net, the mesh and the compiled steps.
+    """Makes the net, the mesh and the compiled steps, and opens the data unless it is given.
 
     Args:
-        config: every field of configs/base.py.
+        config: the configuration.
         dataset: the opened data set; None opens the one that `config.data` names.
-        preprocess: what makes the net's input; by default as the configuration says, with the
-            statistics of the training split, which are computed where they aren't kept.
-        progress: called with (what, done, total) by what may take long; total 0: not known.
-        devices: those that the mesh is made of; None: all that are here.
+        preprocess: the function that makes the net's input; None makes the one that the
+            configuration describes, from the statistics of the training split.
+        progress: a function called with (what, done, total); a total of 0 means unknown.
+        devices: the devices of the mesh; None takes all that are available.
 
     Raises:
-        UserError: a field's value is impossible, or fits neither the data nor the devices.
+        UserError: the value of a field is impossible, or does not fit the data or the devices.
     """
     _check(config)
     if dataset is None:
@@ -121,36 +123,20 @@ def assemble(
     layout = make_layout(
         config.mesh, towers=model.towers, batch_size=config.batch_size, devices=devices
     )
-    steps_per_epoch = dataset.num_train // config.batch_size
-    if steps_per_epoch == 0:
-        raise UserError(
-            f"batch_size={config.batch_size} is more than the {dataset.num_train} training "
-            f"examples of '{config.data.name}'; lower it"
-        )
-    # The schedule is that of the whole run, also where num_train_steps ends it early.
-    whole = dict(steps_per_epoch=steps_per_epoch, total_steps=config.num_epochs * steps_per_epoch)
-    total_steps = config.num_train_steps or whole["total_steps"]
-    if max(total_steps, whole["total_steps"]) > LARGEST:
-        raise UserError(f"num_epochs={config.num_epochs}: a run has at most {LARGEST} steps")
-    layers = jax.eval_shape(
-        lambda: init_state(model, optax.identity(), 0, config.data.image_size).params
-    )
+    # The schedule is planned for all epochs, even where num_train_steps ends the run earlier.
+    steps_per_epoch, planned_steps = _count_steps(config, dataset.num_train)
+    planned = dict(steps_per_epoch=steps_per_epoch, total_steps=planned_steps)
+    total_steps = config.num_train_steps or planned_steps
+    size = config.data.image_size
+    layers = jax.eval_shape(lambda: init_state(model, optax.identity(), 0, size)).params
     optim.check(config.optim, layer_names=list(layers))
-    tx = optim.make_optimizer(config.optim, **whole)
-
-    until = config.preprocess.colour_noise_until_epoch
+    tx = optim.make_optimizer(config.optim, **planned)
     if preprocess is None:
         statistics = data.statistics(dataset, progress=progress)
         dataset = dataset.with_contents(dataset.spec.train_split, statistics.contents)
-        preprocess = make_preprocess(
-            statistics,
-            config.preprocess,
-            noise_until_step=total_steps
-            if until is None
-            else round(min(until * steps_per_epoch, total_steps)),
-        )
+        until = _noise_until_step(config.preprocess, steps_per_epoch, total_steps)
+        preprocess = make_preprocess(statistics, config.preprocess, noise_until_step=until)
     train_step = make_train_step(model, tx, layout, preprocess)
-    predict = make_predict(model, layout, preprocess)
     options = compiler_options(config, layout)
     return Run(
         config=config,
@@ -158,20 +144,33 @@ def assemble(
         model=model,
         layout=layout,
         tx=tx,
-        schedule=optim.make_schedule(config.optim, **whole),
+        schedule=optim.make_schedule(config.optim, **planned),
         preprocess=preprocess,
         train_step=Program(train_step, donate_argnums=0, compiler_options=options),
-        predict=Program(predict, compiler_options=options),
+        predict=Program(make_predict(model, layout, preprocess), compiler_options=options),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
 
 
-def suited(config: Config, num_images: int) -> Config:
-    """Returns the configuration with the numbers that it leaves to the number of training images.
+def compiler_options(config: Config, layout: Layout) -> dict[str, Any]:
+    """Returns XLA's options for the steps, which only its compiler for GPUs reads."""
+    options = {}
+    if config.deterministic:
+        # Without it, XLA may choose other kernels in each run, by their measured times, and may add
+        # in the order in which threads arrive. On a CPU the results are the same without it.
+        options["xla_gpu_deterministic_ops"] = True
+    if layout.mesh.size > 1:
+        # Without it, the dense layers' gradients wait until those of the convolutions are sent.
+        options["xla_gpu_experimental_parallel_collective_overlap_limit"] = 4
+    return options
 
-    A batch has about an eighth of the images, a power of two from 4 to 64. About 20,000 images are
-    seen in 15 to 60 epochs, each of which is logged once.
+
+def suited(config: Config, num_images: int) -> Config:
+    """Returns the configuration with numbers that suit the training images where it has None.
+
+    A batch has about an eighth of the images, as a power of two from 4 to 64. About 20,000 images
+    are read in 15 to 60 epochs, and each epoch is logged once.
     """
     count = max(num_images, 1)
     batch_size, num_epochs, log = config.batch_size, config.num_epochs, config.log_every_steps
@@ -184,127 +183,36 @@ def suited(config: Config, num_images: int) -> Config:
     return replace(config, batch_size=batch_size, num_epochs=num_epochs, log_every_steps=log)
 
 
-def notes(config: Config, run: Run, workdir: Path, step: int) -> list[str]:
-    """Says, a line each, what of the run of `config` isn't plain from it; `step` were made."""
-    return [
-        *chosen_numbers(config, run),
-        *beyond_the_end(run),
-        *other_length(run, workdir, step),
-    ]
+def _count_steps(config: Config, num_train: int) -> tuple[int, int]:
+    """Returns the number of steps in an epoch, and in all `num_epochs`.
 
-
-def chosen_numbers(config: Config, run: Run) -> list[str]:
-    """Says, in a line or none, which numbers suit the images because `config` has none."""
-    said = {
-        "batch_size": f"batches of {run.config.batch_size}",
-        "num_epochs": f"{run.config.num_epochs} epochs of {run.steps_per_epoch} steps",
-        "log_every_steps": f"a line each {run.config.log_every_steps} steps",
-    }
-    left = [text for name, text in said.items() if getattr(config, name) is None]
-    if not left:
-        return []
-    return [f"for {run.data.num_train:,} training images: {', '.join(left)}"]
-
-
-def opening_lines(run: Run) -> list[str]:
-    """Says, a line each, what the run works with: backend, left out images, convolutions."""
-    left_out = [
-        f"left out of {split}: {line}"
-        for split, lines in run.data.left_out.items()
-        for line in lines
-    ]
-    return [*filter(None, [run.data.choice]), *left_out, _convolutions(run)]
-
-
-def _convolutions(run: Run) -> str:
-    """Says which library computes the convolutions of the training step."""
-    platform = forms.platform()
-    if platform != "cpu":
-        return f"convolutions: {LIBRARIES.get(platform, 'XLA')}"
-    shares = run.layout.mesh.size
-    split = run.layout.name == "towers"  # of the maps of every layer, each device has its tower's
-    images = run.config.batch_size // (run.layout.mesh.shape["data"] if split else shares)
-    table = operations(run.model, run.config.data.image_size)
-    convs = [op for op in table if op.kind in ("conv", "local")]
-    large = 0
-    for op in convs:
-        *sides, inputs, outputs = op.kernel
-        parts = op.towers if split or op.reads == "own" else 1
-        shapes = (images, *op.input[:2], inputs), (*sides, inputs, outputs // parts)
-        arrays = (jax.ShapeDtypeStruct(shape, op.dtype) for shape in shapes)
-        large += op.kind == "conv" and conv.suits_onednn(*arrays, op.stride, op.padding)
-    if large and not has_onednn():
-        return (
-            f"convolutions: XLA; oneDNN would be faster for {large} of {len(convs)}, but cannot be"
-            f" called in jaxlib {jaxlib.__version__} on this machine"
-        )
-    counts = {"oneDNN": large, "XLA": len(convs) - large}
-    return "convolutions: " + ", ".join(f"{n} by {name}" for name, n in counts.items() if n)
-
-
-def compiler_options(config: Config, layout: Layout) -> dict[str, Any]:
-    """Returns what XLA is told of the steps, which only its compiler for GPUs reads."""
-    options = {}
-    if config.deterministic:
-        # Without it, XLA may time several kernels and take another one in each run, and add in the
-        # order in which threads arrive. On a CPU it always computes the same.
-        options["xla_gpu_deterministic_ops"] = True
-    if layout.mesh.size > 1:
-        # Else the dense layers' gradients wait for those of the convolutions to be sent.
-        options["xla_gpu_experimental_parallel_collective_overlap_limit"] = 4
-    return options
-
-
-def beyond_the_end(run: Run) -> list[str]:
-    """Says, a line each, what the configuration plans for epochs that the run doesn't reach."""
-    num_epochs = run.total_steps / run.steps_per_epoch
-    length = f"{num_epochs:.4g} epoch{'s' * (num_epochs != 1)}"
-    late = optim.unreached(run.config.optim, num_epochs)
-    until = run.config.preprocess.colour_noise_until_epoch
-    if run.config.preprocess.colour_noise != "none" and until is not None and until >= num_epochs:
-        late.append(f"data.colour_noise_until_epoch at {until:g}")
-    lines = []
-    if late:
-        lines.append(
-            f"the run ends after {length}: what is set for later falls away ({'; '.join(late)})"
-        )
-    if run.config.optim.warmup_epochs > num_epochs:
-        lines.append(
-            f"optim.warmup_epochs={run.config.optim.warmup_epochs:g} outlasts the run of "
-            f"{length}: the learning rate ends before it has risen to its full value"
-        )
-    return lines
-
-
-def other_length(run: Run, workdir: Path, step: int) -> list[str]:
-    """Says, a line each, what changes because the run in `workdir` was begun for another length.
-
-    Args:
-        run: the run as it is now.
-        workdir: its directory, whose config.json says how it was started before.
-        step: steps that it has made.
+    Raises:
+        UserError: an epoch has no step, or the run has more than the compiled steps can count.
     """
-    if step == 0:
-        return []
-    epochs = read_config(workdir).num_epochs, run.config.num_epochs
-    change = optim.rate_change(
-        run.config.optim,
-        steps_per_epoch=run.steps_per_epoch,
-        total_steps=tuple(run.steps_per_epoch * each for each in epochs),
-        start=step,
-    )
-    if change is None:
-        return []
-    start, before, now = change
-    return [
-        f"as num_epochs is now {epochs[1]} and was {epochs[0]}, the learning rate of "
-        f"optim.schedule='{run.config.optim.schedule}' changes: from step {start + 1} on it is "
-        f"{now:.4g} instead of {before:.4g}"
-    ]
+    steps_per_epoch = num_train // config.batch_size
+    if steps_per_epoch == 0:
+        raise UserError(
+            f"batch_size={config.batch_size} is more than the {num_train} training examples of "
+            f"'{config.data.name}'; lower it"
+        )
+    planned = config.num_epochs * steps_per_epoch
+    if max(config.num_train_steps or 0, planned) > LARGEST:
+        raise UserError(f"num_epochs={config.num_epochs}: a run has at most {LARGEST} steps")
+    return steps_per_epoch, planned
+
+
+def _noise_until_step(spec: PreprocessSpec, steps_per_epoch: int, total_steps: int) -> int:
+    """Returns the first step without colour noise."""
+    until = spec.colour_noise_until_epoch
+    return total_steps if until is None else round(min(until * steps_per_epoch, total_steps))
 
 
 def make_model(config: Config, num_classes: int) -> nn.Module:
-    """The net that `config.model` describes; fields left at None are the preset's own."""
+    """Makes the net that `config.model` describes; a field of None takes the preset's value.
+
+    Raises:
+        UserError: the net cannot have a field's value, or has fewer outputs than `num_classes`.
+    """
     fields = {name: value for name, value in vars(config.model).items() if value is not None}
     if fields.setdefault("num_classes", num_classes) < num_classes:
         raise UserError(
@@ -315,12 +223,13 @@ def make_model(config: Config, num_classes: int) -> nn.Module:
 
 
 def resolve(config: Config, model: nn.Module) -> Config:
-    """The configuration with the preset's values where `config.model` leaves them to it.
+    """Returns the configuration with the preset's values for the fields of the model that are None.
 
-    What a run records, so that a later change of a preset doesn't change an old run.
+    A run records them, so that a later change of the preset does not change the run.
     """
-    fields = {name: getattr(model, name) for name in vars(config.model) if name != "name"}
-    return replace(config, model=ModelSpec(name=config.model.name, **fields))
+    own = ("name", "module")
+    fields = {name: getattr(model, name) for name in vars(config.model) if name not in own}
+    return replace(config, model=replace(config.model, **fields))
 
 
 def _check(config: Config) -> None:

@@ -1,11 +1,11 @@
-"""Reads a whole data set once: what is unreadable, what is there twice, and how many of each class.
+"""Reads a whole data set once, finds unreadable and duplicate images, and counts each class.
 
 python -m alexnet_jax.check_data --config=FILE [--json=FILE]
 
-Exits with 1 where something is unreadable or has no label. It also says which files in an image
-folder are left out. Two images are the same if their decoded central
-squares are, so a copy in another file format counts. Such copies under two classes mean that one
-of them is mislabelled; copies in both splits, that the evaluation is of images trained on.
+The exit status is 1 if an image is unreadable or has no label. Files that are left out of an image
+folder are listed too. Two images are duplicates if their decoded central squares are equal, so a
+copy in another file format counts. If duplicates have two classes, one of them is mislabelled; if
+they are in both splits, the net is evaluated on images that it was trained on.
 """
 
 import hashlib
@@ -19,29 +19,33 @@ from absl import flags
 
 from alexnet_jax import cli, console
 from alexnet_jax.config import Config
+from alexnet_jax.console.progress import counter
 from alexnet_jax.data import copies, decode, tfrecord
 from alexnet_jax.data.sources import Source, open_source
 from alexnet_jax.records import files
 
 CHUNK = 32  # images in one task of a thread
-LISTED = 20  # lines of each list on the screen; --json has them all
+LISTED = 20  # lines of each list on the screen; --json writes all
 
 
 def check_data(config: Config, progress: Callable[[str, int, int], None]) -> dict:
-    """Reads what both splits of `config.data` hold.
+    """Reads both splits of `config.data`.
+
+    Args:
+        config: the configuration.
+        progress: a function that is called with (what, done, total).
 
     Returns:
-        'splits': {split: {'examples': count, 'classes': {class: count}, 'left_out': [line]}}, where
-        unreadable images are in the first count, and in the second if their label is readable;
-        'left_out' says which files in the split's folder are not read, and why.
-        'unreadable': [{'split', 'where', 'reason'}]; files of mapped copies in `data.copies` whose
-        bytes were altered, too.
-        'unlabelled': the same, of images whose label is none of the classes.
-        'duplicates': groups of equal images, each a list of {'split', 'where', 'class'}; the class
-        of an unlabelled one is None.
+        A dictionary. 'splits' is {split: {'examples': count, 'classes': {class: count}, 'left_out':
+        [line]}}; 'examples' includes unreadable images, 'classes' does if their label is readable,
+        and 'left_out' says which files are not read, and why. 'unreadable' is [{'split', 'where',
+        'reason'}] and includes mapped copies in `data.copies` whose bytes have changed.
+        'unlabelled' has the same form and lists images whose label is none of the classes.
+        'duplicates' is a list of groups of equal images, each a list of {'split', 'where',
+        'class'}, where the class of an unlabelled image is None.
 
     Raises:
-        UserError: the data set cannot be opened, as where a shard is missing or cut short.
+        UserError: the data set cannot be opened, for example because a shard is missing.
     """
     spec = config.data
     train = open_source(spec.name, spec.data_dir, spec.train_split)
@@ -87,7 +91,10 @@ def check_data(config: Config, progress: Callable[[str, int, int], None]) -> dic
 
 
 def _read_all(source: Source, size: int, progress) -> Iterator[tuple]:
-    """(label, digest of the square, None), or (label or None, None, why not), in order."""
+    """Yields (label, digest of the square, None) for each image in order.
+
+    For an unreadable image it yields (label or None, None, reason) instead.
+    """
 
     def read(i: int) -> tuple:
         label = None
@@ -109,7 +116,7 @@ def _read_all(source: Source, size: int, progress) -> Iterator[tuple]:
 
 
 def _damaged_records(source: Source, progress) -> Iterator[tuple[str, str]]:
-    """(where, why) of each record of the TFRecord files whose checksums don't agree."""
+    """Yields (place, reason) for each TFRecord record whose checksum is wrong."""
     places = dict.fromkeys(
         source.describe(i).rpartition(", record ")[0] for i in range(source.num_examples)
     )
@@ -161,9 +168,9 @@ def _show(report: dict, name: str) -> None:
 
 
 def main(_):
-    """Checks, and prints what it found."""
+    """Checks the data set of --config and prints what was found."""
     config = flags.FLAGS.config
-    with console.counter() as progress:
+    with counter() as progress:
         report = check_data(config, progress)
     _show(report, config.data.name)
     if flags.FLAGS.json:
@@ -173,5 +180,5 @@ def main(_):
 
 if __name__ == "__main__":
     cli.define_config()
-    cli.define_path("json", None, "A file to write all of it to.")
+    cli.define_path("json", None, "A file to write the whole report to.")
     cli.run(main)

@@ -1,4 +1,4 @@
-"""What is in a picture: the likeliest classes with their probabilities.
+"""Prints the most probable classes of pictures, with their probabilities.
 
 python -m alexnet_jax.classify [--workdir=RUN | --weights=NAME|FILE]  IMAGE|FOLDER …
     [--top=5] [--views=1|9|10] [--names=FILE] [--json] [--plot=out.png]
@@ -6,8 +6,8 @@ python -m alexnet_jax.classify --list
 
 Without a run or weights it is a net that comes with the package; --list names those.
 
-Softmax probabilities are averaged over the views of each picture (paper, section 4.1). Exits with
-1 where a picture could not be read; the others are answered all the same.
+Softmax probabilities are averaged over the views of each picture (paper, section 4.1). The exit
+status is 1 if a picture could not be read; the others are classified all the same.
 """
 
 import json
@@ -29,7 +29,7 @@ PLOTTED = 24  # pictures in one plot
 
 @dataclass(frozen=True)
 class Answer:
-    """A picture, the name of its folder or class, and its likeliest (class index, probability)."""
+    """Holds a picture, the name of its folder or class, and its best (class index, probability)."""
 
     picture: pictures.Picture
     label: str
@@ -39,7 +39,7 @@ class Answer:
 def classify(
     net: Pretrained, chosen: Sequence[pictures.Picture], *, top: int = 5, views: int = 1
 ) -> Iterator[Answer]:
-    """Yields the `top` likeliest classes of each readable picture, the likeliest first."""
+    """Yields the `top` most probable classes of each readable picture, the most probable first."""
     rows = pictures.run(net, chosen, lambda logits, _: jax.nn.softmax(logits), views=views)
     for picture, label, probabilities in rows:
         mean = probabilities.mean(axis=0, dtype=np.float64)
@@ -57,11 +57,11 @@ def answer(
     as_json: bool = False,
     plot: str | None = None,
 ) -> int:
-    """Classifies `files` with the net at `path` and prints; returns the exit status.
+    """Classifies `files` with the net at `path` and prints the classes; returns the exit status.
 
     Raises:
-        UserError: see `pictures.find`, `open_pretrained` and `class_names`; or `top` is below 1, or
-            `views` none of those offered.
+        UserError: `pictures.find`, `open_pretrained` or `class_names` raises it, `top` is below 1,
+            or `views` is not 1, 9 or 10.
     """
     if top < 1:
         raise UserError(f"--top={top}: must be at least 1")
@@ -86,10 +86,10 @@ def answer(
 
 
 def class_names(net: Pretrained, names_file: str | None = None) -> tuple[str, ...]:
-    """A name for each of the net's outputs: the file's, or those that came with the weights.
+    """Returns a name for each of the net's outputs, from a file or as stored with the weights.
 
     Raises:
-        UserError: the file is unreadable, or doesn't have as many.
+        UserError: the file is unreadable, or has another number of names.
     """
     count = net.model.num_classes
     if names_file:
@@ -136,8 +136,8 @@ if __name__ == "__main__":
     pictures.define_flags()
     flags.DEFINE_integer("top", 5, "How many classes to name.")
     flags.DEFINE_integer("views", 1, "Crops of each picture to average: 1, 9 or 10.")
-    cli.define_path("names", None, "A file with a name for each class, a line each.")
-    flags.DEFINE_boolean("list", False, "Name the nets that come with the package.")
+    cli.define_path("names", None, "A file with the name of each class on its own line.")
+    flags.DEFINE_boolean("list", False, "List the nets that come with the package.")
     flags.DEFINE_boolean("json", False, "Print a line of JSON for each picture.")
-    cli.define_path("plot", None, "An image file to draw pictures and bars into.")
+    cli.define_path("plot", None, "An image file to draw pictures and probabilities into.")
     cli.run(main, takes_files=True)

@@ -1,7 +1,7 @@
-"""What every command shares: its flags and --help, and the user's mistakes answered in one line.
+"""Provides what every command shares: flags, --help, and one line for each mistake of the user.
 
-ml_collections loads the configuration while flags are parsed, before `main` runs, and raises
-exceptions of its own there; `run` turns those, and every `UserError`, into a line on stderr.
+ml_collections loads the configuration while flags are parsed, before `main` runs, and raises its
+own exceptions. `run` turns these, and every `UserError`, into a line on stderr.
 """
 
 import sys
@@ -29,14 +29,14 @@ def define_config():
     try:
         argv = _with_present_names(sys.argv)
         defined = config_flags.DEFINE_config_file("config", None, about, flags.FLAGS, sys_argv=argv)
-    except flags.Error as error:  # it looks into a --flagfile already here, before `run` is called
+    except flags.Error as error:  # A --flagfile is read already here, before `run` is called.
         sys.exit(" ".join(str(error).replace("ERROR::", "error:").split()))
     flags.FLAGS["config"].parser = _ConfigParser()
     return defined
 
 
 class _ConfigParser(flags.ArgumentParser):
-    """Has a shipped configuration found by its name, and files fail in one way."""
+    """Loads a configuration by the name of its file or of a shipped one, with one kind of error."""
 
     def parse(self, argument):
         return load_config_dict(argument)
@@ -46,7 +46,7 @@ class _ConfigParser(flags.ArgumentParser):
 
 
 class _PathParser(flags.ArgumentParser):
-    """Takes what `errors.local_path` takes: a leading ~ is expanded, an address is refused."""
+    """Parses a path as `errors.local_path` does: it expands a leading ~ and refuses addresses."""
 
     syntactic_help = "a path"
 
@@ -55,7 +55,7 @@ class _PathParser(flags.ArgumentParser):
 
     def parse(self, argument: str) -> str:
         if not argument:
-            raise UserError(f"--{self.name} is empty: is a variable of the shell not set?")
+            raise UserError(f"--{self.name} is empty: is a shell variable not set?")
         return str(local_path(argument))
 
     def flag_type(self) -> str:
@@ -79,14 +79,15 @@ def run(
 ) -> None:
     """Parses the flags, runs `main(files)` and exits with what it returns (None: 0).
 
-    A mistake of the user's exits with 1 after one line on stderr; --help prints the command's
-    docstring and flags and exits with 0.
+    After a mistake of the user it prints one line on stderr and exits with 1. With --help it prints
+    the command's docstring and flags and exits with 0.
 
     Args:
-        main: the command, called with the arguments that aren't flags; it returns the exit status.
-        takes_files: arguments without dashes are allowed, and handed to `main`.
-        required: names of the flags that must be given.
-        instead_of_config: names of flags of which any stands for a configuration.
+        main: the command, which is called with the arguments that are not flags and returns the
+            exit status.
+        takes_files: whether arguments without dashes are allowed.
+        required: the names of the flags that must be given.
+        instead_of_config: the names of flags that may be given instead of a configuration.
     """
 
     def set_up_main(argv):
@@ -142,15 +143,13 @@ def _parse(
 
 
 def help_text(required: Sequence[str] = ()) -> str:
-    """The docstring of the command that runs, and its own flags: not those of its libraries."""
+    """Returns the docstring of the command that runs, and its flags without those of libraries."""
     own = {"help": ("--help", "Show this and exit; --helpfull adds the flags of the libraries.")}
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if module == sys.argv[0] or module.partition(".")[0] in ("alexnet_jax", "experiments"):
             own |= {flag.name: (_written(flag), _described(flag, required)) for flag in defined}
     if "config" in own:
-        field = (
-            "Override a field of the configuration; configs/base.py says where each has its line."
-        )
+        field = "Override a field of the configuration; configs/base.py names their files."
         own["config."] = ("--config.FIELD=VALUE", field)
     width = max(len(written) for written, _ in own.values()) + 4
     lines = [
@@ -180,7 +179,7 @@ def _described(flag: flags.Flag, required: Sequence[str]) -> str:
 
 
 def _as_flag(argument: str) -> str:
-    """How the argument without dashes was probably meant."""
+    """Returns a suggestion for how an argument without dashes was probably meant."""
     name, equals, _ = argument.partition("=")
     known = flags.FLAGS
     if name in known:
@@ -198,7 +197,7 @@ def _as_flag(argument: str) -> str:
 
 
 def _with_present_names(argv: list[str]) -> list[str]:
-    """Expands flag files, and puts the present names of fields for those of earlier commits."""
+    """Expands flag files, and replaces names of fields from earlier commits by the present ones."""
     argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
     for i, argument in enumerate(argv):
         flag, equals, value = argument.partition("=")
@@ -209,7 +208,7 @@ def _with_present_names(argv: list[str]) -> list[str]:
 
 
 def _check_overrides(argv: list[str]) -> None:
-    """Looks up each field that `argv` overrides."""
+    """Checks that every field which `argv` overrides exists."""
     for argument in argv:
         flag = argument.lstrip("-").partition("=")[0]
         field = flag.removeprefix("config.")

@@ -1,9 +1,8 @@
-"""The configuration of a run: its schema, its files, and what a resumed run may change.
+"""Defines the configuration of a run: its schema, its files, and what a resumed run may change.
 
-The fields that stand outside sections are those of `Config` here; each section's are those of the
-spec that it configures. A `get_config()` gives an ml_collections ConfigDict, which is made by
-`config_dict` and may be assigned to; this module alone reads it, and everything else gets a
-`Config`.
+The fields outside sections are those of `Config`; the fields of a section are those of the spec
+that it configures. A `get_config()` returns an ml_collections ConfigDict, which `config_dict` makes
+and which may be assigned to. Only this module reads ConfigDicts; everything else gets a `Config`.
 """
 
 import dataclasses
@@ -31,13 +30,15 @@ from alexnet_jax.parallel import MeshSpec
 from alexnet_jax.preprocess import PreprocessSpec
 
 SHIPPED = Path(configs.__file__).parent
-NEVER = -1  # of a cadence in steps: not before the run ends
+NEVER = -1  # as a number of steps between two actions: only at the end of the run
 
-# The section `model`: the preset, and each field of AlexNet, where None is the preset's value.
+# The section `model` has the preset's name, the Python module that adds the preset if it is not one
+# of this package, and AlexNet's fields, where None takes the preset's value.
 ModelSpec = dataclasses.make_dataclass(
     "ModelSpec",
     [
         ("name", str, "alexnet"),
+        ("module", str, ""),
         *(
             (each.name, each.type | None, None)
             for each in dataclasses.fields(AlexNet)
@@ -50,25 +51,25 @@ ModelSpec = dataclasses.make_dataclass(
 
 @dataclass(frozen=True)
 class Config:
-    """All that a run is told. The defaults are the paper's, on ImageNet (ILSVRC-2012).
+    """Holds every setting of a run. The defaults are the paper's, on ImageNet (ILSVRC-2012).
 
-    Where batch_size, num_epochs or log_every_steps is None, it suits the number of training images:
-    see `assemble.suited`.
+    If batch_size, num_epochs or log_every_steps is None, `assemble.suited` chooses a number that
+    suits the number of training images.
     """
 
-    seed: int = 0  # of the initial weights, the order, crops, flips and dropout
+    seed: int = 0  # seed of the initial weights, the order, crops, flips and dropout
     batch_size: int | None = 128  # images per step over all devices (paper, section 5)
     num_epochs: int | None = 90  # passes over the training set (paper, section 5: "roughly 90")
-    num_train_steps: int | None = None  # ends the run at this step; None: after num_epochs
-    init_from: str = ""  # a run or import_weights' --out whose weights it begins with; '': none
-    log_every_steps: int | None = 100  # steps between lines of training loss; at most an epoch
+    num_train_steps: int | None = None  # the step at which the run ends; None: after num_epochs
+    init_from: str = ""  # a run, or --out of import_weights, with the initial weights; '': none
+    log_every_steps: int | None = 100  # steps between logged training losses; at most an epoch
     eval_every_steps: int | None = None  # between evaluations; None: an epoch; -1: only at the end
     checkpoint_every_steps: int | None = None  # between saves; None: an epoch; -1: only at the end
-    keep_checkpoints: int = 3  # newest checkpoints kept, beside the best
-    on_nonfinite: str = "stop"  # at a loss or gradient that isn't finite; or 'skip' that step
-    on_save_error: str = "stop"  # where nothing can be saved; or 'continue' without
-    per_class: bool = False  # at the end write errors by class and the worst mistakes
-    deterministic: bool = False  # have a GPU, too, compute the same bits in every run
+    keep_checkpoints: int = 3  # how many of the newest checkpoints are kept, beside the best
+    on_nonfinite: str = "stop"  # if a loss or gradient is not finite: 'stop', or 'skip' the step
+    on_save_error: str = "stop"  # if something cannot be saved: 'stop', or 'continue' without it
+    per_class: bool = False  # whether to write errors by class and the worst mistakes at the end
+    deterministic: bool = False  # whether a GPU, too, computes the same bits in every run
 
     data: DataSpec = field(default_factory=DataSpec)
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
@@ -77,7 +78,7 @@ class Config:
     mesh: MeshSpec = field(default_factory=MeshSpec)
 
 
-# The section in which the fields of each of a Config's specs stand.
+# {spec of a Config: the section that has its fields}
 SECTIONS = {
     **{"data": "data", "preprocess": "data"},
     **{"model": "model", "optim": "optim", "mesh": "mesh"},
@@ -92,11 +93,10 @@ def _schema() -> dict[str, dataclasses.Field]:
     return fields
 
 
-SCHEMA = _schema()  # the declaration of each field, under the name that it has in files
+SCHEMA = _schema()  # {name of a field in files: its declaration}
 
-# A run started again in the same work directory may change these, and nothing else: its length,
-# how often it logs, evaluates and saves, where the data lies, the devices it runs on, and what
-# becomes of the steps and images that would otherwise have stopped it.
+# A resumed run may change only these fields: its length, how often it logs, evaluates and saves,
+# where its data are, its devices, and how it treats steps and images that would stop it.
 RESUMABLE = frozenset(
     {
         *("num_epochs", "num_train_steps", "log_every_steps"),
@@ -107,14 +107,15 @@ RESUMABLE = frozenset(
     }
 )
 
-# Fields that earlier commits didn't know, with what their runs did.
+# {field that early commits did not have: the value that describes what their runs did}
 _LATER_FIELDS = {
     **{"on_nonfinite": "stop", "on_save_error": "stop", "deterministic": False},
     **{"mesh.shard_dense": False, "mesh.reduce_dtype": None, "model.fused_kernel": False},
-    **{"init_from": "", "per_class": False, "data.copies": "", "model.layer_init_scales": ()},
+    **{"init_from": "", "per_class": False, "data.copies": ""},
+    **{"model.layer_init_scales": (), "model.module": ""},
 }
 
-# What fields were called by earlier commits, and those of which 0 said what None says.
+# {former name of a field: its present name}, and the fields in which 0 formerly meant None.
 _RENAMED = {"optim.dexp_steps": "optim.dexp_stages"}
 _ZERO_WAS_NONE = (
     *("num_train_steps", "eval_every_steps", "checkpoint_every_steps"),
@@ -123,20 +124,20 @@ _ZERO_WAS_NONE = (
 
 
 def load_config(name: str | Path) -> Config:
-    """Returns the configuration that a file's `get_config()` gives.
+    """Returns the configuration that the `get_config()` of a file makes.
 
     Args:
-        name: a file, or the name of a shipped one: 'imagenette'. After a colon may follow a text
-            that `get_config` takes.
+        name: a file, or the name of a shipped one, such as 'imagenette'. It may be followed by a
+            colon and a text, which is passed to `get_config`.
 
     Raises:
-        UserError: the file is missing, fails, has no `get_config`, or an unknown field.
+        UserError: the file is missing, fails, has no `get_config`, or sets an unknown field.
     """
     return freeze(load_config_dict(name), f"configuration '{name}'")
 
 
 def load_config_dict(name: str | Path) -> ConfigDict:
-    """Returns what `load_config` does before it is frozen: locked, for flags to override.
+    """Returns the configuration of a file as a locked ConfigDict, which flags can override.
 
     Raises:
         UserError: see `load_config`.
@@ -144,7 +145,7 @@ def load_config_dict(name: str | Path) -> ConfigDict:
     name, _, argument = str(local_path(name)).partition(":")
     path = _find(Path(name))
     if importlib.util.find_spec("configs") is None:
-        sys.modules["configs"] = configs  # as files that were written in a checkout import it
+        sys.modules["configs"] = configs  # Files that were written in a checkout may import it.
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         if get_config is None:
@@ -158,12 +159,12 @@ def load_config_dict(name: str | Path) -> ConfigDict:
 
 
 def shipped() -> list[str]:
-    """Returns the names of the configurations that ship."""
+    """Returns the names of the configurations that ship with the package."""
     return sorted(path.stem for path in SHIPPED.glob("[!_]*.py"))
 
 
 def _find(path: Path) -> Path:
-    """Returns `path`, or the shipped file that 'NAME' and 'configs/NAME.py' stand for elsewhere."""
+    """Returns `path` if it is a file, else the shipped file of 'NAME' or 'configs/NAME.py'."""
     if path.is_file():
         return path
     if path.parent in (Path(), Path("configs")) and path.stem in shipped():
@@ -179,9 +180,9 @@ def _find(path: Path) -> Path:
 
 
 def config_dict(config: Config | None = None) -> ConfigDict:
-    """Returns a configuration as `get_config()` gives it, by default that of the paper.
+    """Returns a configuration as a ConfigDict, by default that of the paper.
 
-    Each field takes values of its own type alone, and None where the schema says so.
+    Each field accepts only values of its type, and None where the schema allows it.
     """
     result = ConfigDict({section: {} for section in SECTIONS.values()})
     for name, value in flatten(config or Config()).items():
@@ -197,20 +198,20 @@ def config_dict(config: Config | None = None) -> ConfigDict:
 
 
 def freeze(config: ConfigDict, where: str = "the configuration") -> Config:
-    """Returns a ConfigDict's fields as specs; those that it lacks have their defaults.
+    """Returns the `Config` of a ConfigDict; fields that it lacks have their defaults.
 
     Raises:
-        UserError: it has a field that there is not; the line says `where` and the nearest.
+        UserError: it has an unknown field; the line says `where`, and names the nearest field.
     """
     return _from_flat(flatten(Config()) | _read(config.to_dict(), where))
 
 
 def override(config: Config, fields: Mapping[str, Any]) -> Config:
-    """Returns a configuration with other values of some fields, {'data.name': value, …}.
+    """Returns a configuration with some fields replaced, {'data.name': value, …}.
 
     Raises:
-        TypeError, ValueError: a value is of another type than the field.
-        KeyError: there is no such field.
+        TypeError, ValueError: a value has another type than its field.
+        KeyError: a field does not exist.
     """
     changed = config_dict(config).lock()
     changed.update_from_flattened_dict(fields)
@@ -218,7 +219,7 @@ def override(config: Config, fields: Mapping[str, Any]) -> Config:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Returns every field under the name that it has in files, {'data.name': value, …}."""
+    """Returns every field under its name in files, {'data.name': value, …}."""
     fields = {name: value for name, value in vars(config).items() if name not in SECTIONS}
     for name, section in SECTIONS.items():
         values = vars(getattr(config, name))
@@ -227,7 +228,7 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Returns the fields by sections, as config.json has them."""
+    """Returns the fields by section, in the form of config.json."""
     result = {}
     for name, value in flatten(config).items():
         section, _, key = name.rpartition(".")
@@ -239,7 +240,7 @@ def read_config(workdir: Path) -> Config:
     """Returns the configuration of the run in `workdir`, from its config.json.
 
     Raises:
-        UserError: there is no run, or its config.json cannot be read.
+        UserError: `workdir` has no config.json, or it cannot be read.
     """
     path = Path(workdir) / "config.json"
     try:
@@ -273,10 +274,10 @@ def is_folder(name: str) -> bool:
 
 
 def check_same_run(config: Config, workdir: Path) -> None:
-    """Refuses to go on with a run under another configuration than it was started with.
+    """Checks that a run is resumed with the configuration that it was started with.
 
     Raises:
-        UserError: fields other than `RESUMABLE` differ; the line names them with both values.
+        UserError: a field that is not in `RESUMABLE` differs; the line gives both values.
     """
     if not (Path(workdir) / "config.json").exists():
         return
@@ -286,7 +287,7 @@ def check_same_run(config: Config, workdir: Path) -> None:
         for name in sorted(new)
         if name not in RESUMABLE
         and old[name] != new[name]
-        # Folders may move: trained/resume.py compares what is in them.
+        # A folder may have been moved: trained/resume.py compares what it contains.
         and not (name == "data.name" and is_folder(old[name]) and is_folder(new[name]))
     ]
     if differing:
@@ -297,13 +298,13 @@ def check_same_run(config: Config, workdir: Path) -> None:
 
 
 def present_name(name: str) -> str:
-    """Returns what a field is called now, and says so in a line if it was called otherwise."""
+    """Returns the present name of a field, and prints a line if `name` is a former one."""
     if name in _RENAMED:
         _say_renamed(name)
     return _RENAMED.get(name, name)
 
 
-@functools.cache  # once
+@functools.cache  # A name is reported once.
 def _say_renamed(name: str) -> None:
     console.say(f"the field {name} is called {_RENAMED[name]} now")
 
@@ -315,7 +316,7 @@ def _read(nested: Mapping[str, Any], where: str) -> dict[str, Any]:
         inside = section in SECTIONS.values() and isinstance(value, Mapping)
         given |= {f"{section}.{k}": v for k, v in value.items()} if inside else {section: value}
     fields = {}
-    for name in sorted(given, key=_RENAMED.__contains__):  # what a file sets under an old name wins
+    for name in sorted(given, key=_RENAMED.__contains__):  # A value under a former name wins.
         present, value = present_name(name), given[name]
         if present not in SCHEMA:
             raise UserError(f"{where} has an unknown field {name}; {nearest(name, SCHEMA)}")
@@ -333,7 +334,7 @@ def _from_flat(fields: Mapping[str, Any]) -> Config:
 
 
 def _with_tuples(value):
-    """Returns JSON's lists as the tuples that they were written from; modules must be hashable."""
+    """Turns lists of JSON back into tuples, because the fields of modules must be hashable."""
     if isinstance(value, dict):
         return {name: _with_tuples(each) for name, each in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can fix this", and how its line ends."""
+"""Defines the exception for mistakes that the user can correct, and helpers for its messages."""
 
 import contextlib
 import difflib
@@ -9,11 +9,11 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake in the input. Its message is one line: what was wrong, where, what to do."""
+    """Reports a mistake in the input, in one line: what was wrong, where, and what to do."""
 
 
 def nearest(word: str, known: Iterable) -> str:
-    """How an error line ends: the known word nearest to a mistyped one, or all of them."""
+    """Returns the end of an error line: the known word nearest to `word`, or all known words."""
     known = sorted(str(name) for name in known)
     if close := difflib.get_close_matches(word, known, n=1, cutoff=0.5):
         return f"did you mean '{close[0]}'?"
@@ -32,7 +32,7 @@ def choose(value: str, known: Iterable[str], field: str) -> str:
 
 
 def missing(path: Path, what: str = "file") -> UserError:
-    """`path` isn't there; the line names what lies beside it and is spelt most like it."""
+    """Returns the error for a missing `path`, which names the most similar name in its folder."""
     folder = path.parent if path.parent.is_dir() else Path()
     beside = [each.name for each in folder.iterdir() if not each.name.startswith(".")]
     hint = f"; {nearest(path.name, beside)}" if beside else ""
@@ -43,15 +43,15 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # pathlib leaves one o
 
 
 def local_path(path: str | os.PathLike) -> Path:
-    """A path of this machine's file systems, its leading ~ expanded.
+    """Returns a path on the file systems of this machine, with a leading ~ expanded.
 
     Raises:
-        UserError: it is empty; it is the address of something elsewhere, such as gs://BUCKET/FILE;
-            or there is no such user.
+        UserError: `path` is empty, is an address such as gs://BUCKET/FILE, or names a user that
+            does not exist.
     """
     text = os.fspath(path)
-    if not text:  # which pathlib would take for the current folder
-        raise UserError("a path is empty: is a variable of the shell not set?")
+    if not text:  # pathlib would take it for the current folder.
+        raise UserError("a path is empty: is a shell variable not set?")
     if address := _URL.match(text):
         scheme = address[0].rstrip(":/")
         raise UserError(
@@ -65,16 +65,16 @@ def local_path(path: str | os.PathLike) -> Path:
 
 
 def check_utf8(path: str | os.PathLike) -> None:
-    """Refuses a folder for checkpoints or TFDS sets whose name their libraries cannot open.
+    """Checks that the libraries for checkpoints and TFDS data sets can open a folder by its name.
 
     Raises:
-        UserError: the path's bytes are not UTF-8.
+        UserError: the bytes of the path are not UTF-8.
     """
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
         raise UserError(
-            f"'{path}': its name isn't UTF-8, as checkpoints and data sets need: rename it"
+            f"'{path}': its name is not UTF-8, which checkpoints and data sets need: rename it"
         ) from None
 
 
@@ -86,5 +86,5 @@ def writing(path: str | Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
-            f"cannot write '{path}': {reason}; make room there, or choose another place"
+            f"cannot write '{path}': {reason}; free some space there, or choose another place"
         ) from None

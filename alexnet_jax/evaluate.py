@@ -1,4 +1,4 @@
-"""How good parameters are: top-1 and top-5 error over every example of a split, each once.
+"""Computes the loss and the top-1 and top-5 errors of a run over every example of a split.
 
 python -m alexnet_jax.evaluate --workdir=DIR|NAME[,DIR …] [--split=NAME] [--step=N] [--views=1|9|10]
     [--per_class] [--json=FILE]
@@ -18,6 +18,7 @@ from absl import flags
 from alexnet_jax import cli, console, data, distributed
 from alexnet_jax.assemble import Run, assemble
 from alexnet_jax.config import Config, is_folder
+from alexnet_jax.console.progress import counter
 from alexnet_jax.data import identity
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError, local_path
@@ -39,16 +40,16 @@ def evaluate(
     views: int = 1,
     progress: data.Progress = lambda *_: None,
 ) -> dict:
-    """Returns the loss, the errors in percent and the count of the examples of a split.
+    """Returns the loss, the errors in percent and the number of examples of a split.
 
     Args:
         run: the net, its data and its compiled `predict`.
-        params: the parameters to evaluate, laid out as the run's mesh asks.
-        split: the split's name; None: the one that the configuration evaluates.
-        views: crops of each image whose softmax probabilities are averaged: 1, the centre; 10,
-            the paper's four corners and centre with their mirrors (section 4.1); 9, a grid
-            (cuda-convnet's CIFAR nets).
-        progress: called with (what, done, total) after each batch.
+        params: the parameters, as they lie on the run's mesh.
+        split: the name of the split; None for the evaluation split of the configuration.
+        views: the number of crops of each image whose softmax probabilities are averaged: 1 takes
+            the centre; 10 takes the paper's four corners and centre with their mirror images
+            (section 4.1); 9 takes a grid (as cuda-convnet's CIFAR nets do).
+        progress: a function that is called with (what, done, total) after each batch.
     """
     return evaluate_together([run], [params], split=split, views=views, progress=progress)[-1]
 
@@ -62,12 +63,12 @@ def evaluate_together(
     confusion: bool = False,
     progress: data.Progress = lambda *_: None,
 ) -> list[dict]:
-    """Evaluates several nets, and last the average of their probabilities, as `evaluate` does one.
+    """Evaluates several nets, and then the average of their probabilities.
 
-    The paper averages the predictions of five and of seven nets (section 6, Table 2). With
-    `confusion` each has its tally too, 'per_class': see `per_class.add`.
-
-    Nets of other batch and input sizes go together, where the examples and classes are the same.
+    The paper averages the predictions of five and of seven nets (section 6, Table 2). The nets may
+    have different batch and input sizes, but must have the same examples and classes. The arguments
+    are those of `evaluate`, for each net its own. With `confusion`, each result includes a tally of
+    its errors, 'per_class' (see `per_class.add`).
 
     Raises:
         UserError: the runs differ in examples or classes.
@@ -100,7 +101,7 @@ def evaluate_together(
             ahead.add(tallies[i])
         done += len(batches[0]["ids"])
         progress(f"evaluating {split}", min(done, total), total)
-    skipped.update(distributed.union(skipped))  # each process knows those that it has read
+    skipped.update(distributed.union(skipped))  # Each process knows those that it has read.
     num_examples = total - len(skipped)
     results = []
     for part in parts:
@@ -131,7 +132,7 @@ def _batches(run: Run, split: str, batch_size: int, views: int, ahead: Ahead) ->
 
 
 def _check_together(runs: Sequence[Run], split: str) -> None:
-    """Raises UserError where the runs' outputs for `split` cannot be averaged."""
+    """Raises UserError if the runs' outputs for `split` cannot be averaged."""
     first, *others = [(run.data.identity(split), run.model.num_classes) for run in runs]
     for number, other in enumerate(others, start=2):
         words = ("in the first", f"in run {number}")
@@ -140,12 +141,12 @@ def _check_together(runs: Sequence[Run], split: str) -> None:
             what = f"{first[1]} outputs {words[0]}, {other[1]} {words[1]}"
         if what:
             raise UserError(
-                f"run {number} cannot be averaged with the first, split '{split}' differs: {what}"
+                f"run {number} cannot be averaged with the first: split '{split}' differs: {what}"
             )
 
 
 def _common_batch_size(runs: Sequence[Run]) -> int:
-    """The batch of the first run, or the next larger that divides over the devices of each."""
+    """Returns the first run's batch size, raised until it divides over the devices of each run."""
     devices = math.lcm(*(run.layout.mesh.shape["data"] for run in runs))
     return -(-runs[0].config.batch_size // devices) * devices
 
@@ -155,7 +156,7 @@ _score = jax.jit(classification_sums)
 
 @jax.jit
 def _average(log_probs: Sequence) -> jax.Array:
-    """The log of the mean of probabilities, each [B, classes]."""
+    """Returns the logarithm of the mean of several nets' probabilities, each [B, classes]."""
     stacked = jnp.stack(log_probs)
     return jax.nn.logsumexp(stacked, axis=0) - jnp.log(len(log_probs))
 
@@ -163,16 +164,17 @@ def _average(log_probs: Sequence) -> jax.Array:
 def load_run(workdir: Path, step: int | None = None, data_dir: str = "") -> tuple[Run, dict, int]:
     """Returns the run in `workdir`, the parameters of one of its checkpoints, and their step.
 
-    Classes and mean are those that the run kept, and its data are opened when they are used. A run
-    of an early commit kept nothing: its data set is opened at once, because it alone has them.
+    The classes and the mean are those that the run kept, and its data are opened when they are
+    used. A run of an early commit kept neither, so that its data set is opened at once.
 
     Args:
-        workdir: the run's directory, or what `pretrained.locate` takes of runs made here.
-        step: the checkpoint's step; None: the best one.
-        data_dir: where the data lie now, if they have moved; of a folder of images, that folder.
+        workdir: the run's directory, or what `pretrained.locate` accepts for runs of this package.
+        step: the step of the checkpoint; None for the best one.
+        data_dir: the folder of the data, if they have moved. Of a run on a folder of images, it is
+            that folder itself.
 
     Raises:
-        UserError: no run, no such checkpoint, or its data set is gone.
+        UserError: there is no run or no such checkpoint, or the data set is missing.
     """
     (config, kept), place = net_folder.read_trained(workdir), locate(workdir)
     spec = moved(config.data, data_dir)
@@ -201,7 +203,7 @@ def _from_kept(config: Config, kept: Kept) -> Run:
     spec = config.data
     if kept.train:
         num_train = kept.train.num_examples
-    else:  # An earlier commit's run. Only its schedule depends on it, which evaluation doesn't use.
+    else:  # The run of an early commit. Only its schedule, which is not used here, depends on it.
         num_train = config.batch_size
         with contextlib.suppress(UserError):
             source = open_source(spec.name, spec.data_dir, spec.train_split, download=False)
@@ -215,7 +217,7 @@ def _from_kept(config: Config, kept: Kept) -> Run:
 
 
 def say_changes(workdir: Path, run: Run, split: str) -> None:
-    """Prints a line where the split, which is open, isn't what it was when the run was started."""
+    """Prints a line if the split, which is open, has changed since the run was started."""
     kept = net_folder.read_trained(workdir)[1]
     for then in (kept.train, kept.evaluation) if kept else ():
         if then and then.split == split:
@@ -225,15 +227,15 @@ def say_changes(workdir: Path, run: Run, split: str) -> None:
 
 
 def _divisor(batch_size: int) -> int:
-    """The most local devices over which a batch divides."""
+    """Returns the largest number of local devices over which a batch divides."""
     return max(n for n in range(1, jax.device_count() + 1) if batch_size % n == 0)
 
 
 def named_runs(text: str) -> list[Path]:
-    """Splits a list of work directories at its commas; a directory's name may have commas itself.
+    """Splits a list of work directories at its commas; the name of a directory may contain some.
 
     Raises:
-        UserError: none is named, or one is not on a local file system.
+        UserError: no directory is named, or one is not on a local file system.
     """
     parts, found = [part for part in text.split(",") if part], []
     while parts:
@@ -252,7 +254,7 @@ def main(_):
     loaded = [load_run(workdir, given.step, given.data_dir) for workdir in workdirs]
     runs, params, steps = zip(*loaded, strict=True)
     split, views = given.split or runs[0].config.data.eval_split, given.views
-    with console.counter() as progress:
+    with counter() as progress:
         runs = [with_split(run, split, progress) for run in runs]
         for workdir, run in zip(workdirs, runs, strict=True):
             say_changes(workdir, run, split)
@@ -284,7 +286,7 @@ def _say_classes(
 ) -> None:
     """Prints the errors of each class, and writes them into the work directories.
 
-    Those of an average are written into the first.
+    The errors of an average are written into the first directory.
     """
     for i, (title, result) in enumerate(zip(titles, results, strict=False)):
         whose = f"step{steps[i]}" if i < len(workdirs) else f"average{len(workdirs)}"
@@ -313,13 +315,11 @@ if __name__ == "__main__":
     about = "The run to evaluate, or a net of the package; several, with commas, are averaged."
     flags.DEFINE_string("workdir", None, about)
     flags.DEFINE_string(
-        "split", None, "A split of its data set; the run's evaluation split if not given."
+        "split", None, "A split of its data set; the evaluation split of the run if not given."
     )
     flags.DEFINE_integer("step", None, "The checkpoint to evaluate; the best one if not given.")
     flags.DEFINE_integer("views", 1, "Crops of each image to average: 1, 9 or 10.")
-    flags.DEFINE_string("data_dir", "", "Where the data lies now, if it has moved.")
-    flags.DEFINE_boolean(
-        "per_class", False, "Errors by class, and WORKDIR/per_class/ with the confusion matrix."
-    )
+    flags.DEFINE_string("data_dir", "", "The folder of the data, if they have moved.")
+    flags.DEFINE_boolean("per_class", False, "Print errors by class, and write WORKDIR/per_class/.")
     cli.define_path("json", None, "A file to write the results to.")
     cli.run(main, required=("workdir",))

@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from alexnet_jax import cli, console, evaluate
+from alexnet_jax.console.progress import counter
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError, local_path, writing
 from alexnet_jax.explained import sections
@@ -51,7 +52,7 @@ def explain(path: str, file: str, out: str, data_dir: str = "") -> Path:
     """
     target = local_path(out) / "index.html"
     seen, encoded = look(path, file)
-    with console.counter() as progress:
+    with counter() as progress:
         progress("looking through the data set", 0, 0)
         chosen, about = the_set(path, data_dir)
         text = sections.page_of(seen, encoded, chosen, about)

@@ -1,23 +1,24 @@
-"""Hands a net out, for programs that know nothing of this package.
+"""Exports a net for programs that do not use this package.
 
 python -m alexnet_jax.export [--workdir=RUN [--step=N] | --weights=NAME|DIR]
     --to=stablehlo|safetensors|torchvision|net --out=FILE [--input=uint8|float32]
 
-stablehlo    a serialised `jax.export` function, weights inside, for any batch size, on CPUs and
-             NVIDIA GPUs: jax.export.deserialize(bytes).call(images) gives the logits of uint8
-             pictures [N, R, R, 3], with mean, crop and scale inside; with --input=float32 of
-             images as `preprocess` makes them
-safetensors  the weights under our names, and beside them a .json that says what net they are of;
-             --weights takes it back
-torchvision  the state dict of torchvision's AlexNet, in PyTorch's format (.pth, which needs
-             PyTorch) or as safetensors (.safetensors)
-net          a folder, as the nets that come with this package have: the weights of a run in
-             float16, and all of the run that `classify`, `evaluate` and a run that begins from it
-             need, with its errors and what produced them; --weights takes it
+stablehlo    writes a serialised `jax.export` function that includes the weights and takes any
+             batch size, on CPUs and NVIDIA GPUs. jax.export.deserialize(bytes).call(images) gives
+             the logits of uint8 pictures [N, R, R, 3], and does the preprocessing itself; with
+             --input=float32 it takes images as `preprocess` makes them.
+safetensors  writes the weights under this package's names, with a .json file beside them that
+             describes the net; --weights can read it again.
+torchvision  writes the state dict of torchvision's AlexNet, in PyTorch's format (.pth, which needs
+             PyTorch) or as safetensors (.safetensors).
+net          writes a folder like those of the nets that come with this package: the weights of a
+             run in float16, everything that `classify`, `evaluate` and a run that starts from it
+             need, its errors and what produced them; --weights can read it.
 
-The other formats take images as `preprocess` makes them. The last line printed says what the input
-is. ONNX isn't among them: jax2onnx 0.17.1 converts these nets into max pooling that ONNX Runtime
-refuses ("Unsupported pooling size"), and the untied layers not at all for a batch of any size.
+The nets of the last two formats take images as `preprocess` makes them. The last line that is
+printed describes the input. ONNX is not offered: jax2onnx 0.17.1 converts these nets into max
+pooling that ONNX Runtime refuses ("Unsupported pooling size"), and cannot convert the untied layers
+for a batch of any size.
 """
 
 import dataclasses
@@ -63,20 +64,21 @@ def export(
     Args:
         path: a run's directory or weights, as `open_pretrained` takes them.
         to: one of `FORMATS`.
-        out: the file to write, or of "net" the folder; a .json is written beside safetensors.
-        given: what a StableHLO function is given, of `INPUTS`; None for the first.
-        step: the checkpoint of a run; None: the best.
+        out: the file to write, or for "net" the folder. Beside safetensors, a .json file of the
+            same name is written.
+        given: the input of a StableHLO function, one of `INPUTS`; None for the first of them.
+        step: the step of a run's checkpoint; None for the best one.
 
     Returns:
-        A line that says what the exported net's input is.
+        A line that describes the input of the exported net.
 
     Raises:
-        UserError: see `open_pretrained`; the format cannot hold the net; `out` is not writable or
-            has another suffix than the format's.
+        UserError: `open_pretrained` raises it; the format cannot hold the net; or `out` is not
+            writable or does not have the suffix of the format.
     """
     choose(to, FORMATS, "--to")
     if given is not None and to != "stablehlo":
-        raise UserError(f"--input={given} is for --to=stablehlo: {to} holds weights alone")
+        raise UserError(f"--input={given} is for --to=stablehlo: {to} holds only weights")
     given = choose(given or INPUTS[0], INPUTS, "--input")
     out = local_path(out)
     net = open_pretrained(path, step)
@@ -112,10 +114,10 @@ def _write_folder(out: Path, workdir: Path, net: Pretrained, step: int | None) -
 
 
 def stablehlo(net: Pretrained, given: str) -> bytes:
-    """Returns the net as a serialised function that gives logits [N, classes], for any N.
+    """Returns the net as a serialised function from images to logits [N, classes], for any N.
 
-    If `given` is "uint8", the function takes pictures [N, R, R, 3]; if it is "float32", images
-    [N, S, S, 3] as `preprocess` makes them.
+    If `given` is "uint8", the function takes pictures [N, R, R, 3]. If it is "float32", it takes
+    images [N, S, S, 3] as `preprocess` makes them.
     """
     recipe = net.recipe
 
@@ -132,10 +134,10 @@ def stablehlo(net: Pretrained, given: str) -> bytes:
 
 
 def refuse_own_functions(model: AlexNet, to: str) -> None:
-    """Checks that a format which holds weights alone can say what the net is.
+    """Checks that a format which holds only weights can describe the net.
 
     Raises:
-        UserError: A row of the net's table carries a function of its own, which is named.
+        UserError: A row of the net's table carries its own function, which the line names.
     """
     own = [
         f"{entry.name} after {row.name}"
@@ -151,7 +153,7 @@ def refuse_own_functions(model: AlexNet, to: str) -> None:
 
 
 def _description(model: AlexNet) -> tuple[str, dict]:
-    """The preset with the model's layers, and the fields in which the model differs from it."""
+    """Returns the preset with the model's layers, and the fields that differ from the preset."""
     name = next(
         n for n, preset in models.PRESETS.items() if preset.fields["layers"] == model.layers
     )
@@ -162,7 +164,7 @@ def _description(model: AlexNet) -> tuple[str, dict]:
 
 
 def _check_torchvision(net: Pretrained) -> None:
-    """Raises UserError unless torchvision's AlexNet is the same net, but for its width."""
+    """Raises UserError unless the net is torchvision's AlexNet, up to its width."""
     model = net.model
     wanted = {
         "layers": OWT,
@@ -218,7 +220,7 @@ def _write(out: Path, data: bytes) -> None:
 
 
 def picture_line(recipe: Recipe) -> str:
-    """Says what the function that does the preprocessing is given."""
+    """Returns a line about the input of a function that does the preprocessing itself."""
     size = recipe.resize_size
     return (
         f"input: uint8 [N, {size}, {size}, 3], RGB: each picture's central square, its shorter "
@@ -227,7 +229,7 @@ def picture_line(recipe: Recipe) -> str:
 
 
 def input_line(recipe: Recipe) -> str:
-    """Says how the net's input is made, for who has the exported file alone."""
+    """Returns a line about the input of a net without preprocessing, and how to make it."""
     size, mean = recipe.image_size, "the mean image"
     if recipe.mean.ndim == 1:
         mean = ", ".join(f"{x:g}" for x in recipe.mean)
@@ -239,7 +241,7 @@ def input_line(recipe: Recipe) -> str:
 
 
 def main(_):
-    """Exports."""
+    """Exports the net that the flags name."""
     given = flags.FLAGS
     said = export(pictures.net_path(), given.to, given.out, given.input, given.step)
     written = local_path(given.out)
@@ -253,5 +255,5 @@ if __name__ == "__main__":
     flags.DEFINE_enum("to", None, FORMATS, "The format.")
     cli.define_path("out", None, "The file to write; with --to=net the folder.")
     flags.DEFINE_integer("step", None, "The checkpoint of the run; the best one if not given.")
-    flags.DEFINE_enum("input", None, INPUTS, "What a stablehlo function is given; default: uint8.")
+    flags.DEFINE_enum("input", None, INPUTS, "Input of a stablehlo function; uint8 if not given.")
     cli.run(main, required=("to", "out"))

@@ -1,12 +1,13 @@
-"""What a layer says of pictures: its activations, and which pictures are alike in them.
+"""Computes a layer's activations of pictures, and finds the pictures that are nearest in them.
 
 python -m alexnet_jax.features [--workdir=RUN | --weights=NAME|FILE]  [--layer=fc7]
     IMAGE|FOLDER …, or --data=NAME --split=SPLIT [--data_dir=DIR]
     [--out=features.npz] [--neighbors=K [--plot=out.png]]
 
---out keeps `features` float32 [N, …] of each picture's central view, `files`, `labels` (the name
-of the class, or of the file's folder) and `layer`. --neighbors names each picture's K nearest
-others, by Euclidean distance (paper, section 6.1). Exits with 1 where a picture could not be read.
+--out writes the arrays `features`, float32 [N, …], of the central view of each picture; `files`;
+`labels`, the names of the classes or of the files' folders; and `layer`. --neighbors prints the K
+nearest pictures of each, by Euclidean distance (paper, section 6.1). The exit status is 1 if a
+picture could not be read.
 """
 
 import io
@@ -20,17 +21,18 @@ from absl import flags
 from alexnet_jax import cli, console
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError, choose, local_path, writing
+from alexnet_jax.models import activations
 from alexnet_jax.records import files
 from alexnet_jax.trained import pictures, plots
 from alexnet_jax.trained.pretrained import Pretrained, open_pretrained
 
 PLOTTED = 20  # rows of a plot
-QUERIES = 256  # pictures whose distances to all others are computed at once
+QUERIES = 256  # how many pictures' distances to all others are computed at once
 
 
 @dataclass(frozen=True)
 class Features:
-    """Activations float32 [N, …] of `layer`, of the N `pictures`, with their N `labels`."""
+    """Holds the activations of a layer, float32 [N, …], for N pictures, with their labels."""
 
     layer: str
     features: np.ndarray
@@ -39,10 +41,10 @@ class Features:
 
 
 def features(net: Pretrained, chosen: Sequence[pictures.Picture], *, layer: str) -> Features:
-    """Computes the activations of `layer` for each picture that can be read, from its central view.
+    """Computes the activations of a layer for the central view of each readable picture.
 
     Raises:
-        UserError: the net has no such layer; the line names the nearest.
+        UserError: the net has no such layer; the line names the nearest one.
     """
     choose(layer, layer_names(net), "layer")
     rows = list(pictures.run(net, chosen, lambda _, activations: activations[layer]))
@@ -57,8 +59,7 @@ def features(net: Pretrained, chosen: Sequence[pictures.Picture], *, layer: str)
 
 def layer_names(net: Pretrained) -> list[str]:
     """Returns the names of the net's activations, in its order."""
-    size = net.recipe.image_size
-    return [name for name, *_ in console.layer_rows(net.model, (size, size, 3))]
+    return [name for name, *_ in activations(net.model, net.recipe.image_size)]
 
 
 def nearest(
@@ -67,18 +68,19 @@ def nearest(
     """Finds the rows of `base` that are nearest to each row of `values`.
 
     Args:
-        values: float [N, …].
-        count: how many to find for each row.
-        base: float [M, …]; without it `values` themselves, of which each row leaves itself out.
+        values: the rows, float [N, …].
+        count: the number of rows to find for each row.
+        base: the rows among which to search, float [M, …]. None searches among `values`, where no
+            row finds itself.
 
     Returns:
-        Their indices int [N, count] and Euclidean distances float64 [N, count], nearest first;
-        of equal distances the earlier row comes first.
+        The indices, int [N, count], and the Euclidean distances, float64 [N, count], nearest first.
+        Of equal distances, the earlier row comes first.
     """
     rows = values if base is None else base
     rows = rows.reshape(len(rows), -1).astype(np.float64)
     mean = rows.mean(axis=0)
-    rows -= mean  # distances stay, and large common parts don't cost precision
+    rows -= mean  # Distances do not change, and large common values cost no precision.
     squares = (rows**2).sum(axis=1)
     indices, distances = [], []
     for start in range(0, len(values), QUERIES):
@@ -95,10 +97,10 @@ def nearest(
 
 
 def save(path: str | Path, found: Features) -> None:
-    """Writes the arrays `features`, `files`, `labels` and `layer` to an npz file, whole or not.
+    """Writes the arrays `features`, `files`, `labels` and `layer` to an npz file.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written; the file is then not changed.
     """
     file = io.BytesIO()
     np.savez(
@@ -124,26 +126,28 @@ def show(
     neighbors: int = 0,
     plot: str | None = None,
 ) -> int:
-    """Computes features with the net at `path`, saves and prints them; returns the exit status.
+    """Computes, saves and prints features with the net at `path`; returns the exit status.
 
-    They are those of `files`, or of a split of the data set `data`.
+    The pictures are `files`, or those of a split of the data set `data`.
 
     Raises:
-        UserError: see `pictures.find`, `open_source`, `open_pretrained`, `features` and `save`;
-            the options ask for nothing, or for too much.
+        UserError: a called function raises it, the options contradict each other, or there is
+            nothing to do.
     """
     if not out and not neighbors:
         raise UserError("nothing to do: give --out=features.npz, --neighbors=K, or both")
     if plot and not neighbors:
         raise UserError("--plot draws neighbours: say how many, e.g. --neighbors=6")
     if bool(data) == bool(files) or bool(data) != bool(split):
-        raise UserError("of what? Name images or folders, or give --data=NAME and --split=SPLIT")
+        raise UserError(
+            "no pictures: name images or folders, or both --data=NAME and --split=SPLIT"
+        )
     out, plot = (path and local_path(path) for path in (out, plot))
     chosen = (
         pictures.in_source(open_source(data, data_dir, split)) if data else pictures.find(files)
     )
     if not 0 <= neighbors < len(chosen):
-        raise UserError(f"--neighbors={neighbors}: {len(chosen)} pictures have fewer others")
+        raise UserError(f"--neighbors={neighbors}: there are only {len(chosen)} pictures")
     found = features(open_pretrained(path), chosen, layer=layer)
     if out:
         save(out, found)
@@ -180,18 +184,18 @@ def _show_neighbours(found: Features, count: int, plot: str | None) -> None:
 
 
 def main(files):
-    """Takes and shows features; returns the exit status."""
+    """Computes and shows features; returns the exit status."""
     names = ("layer", "data", "split", "data_dir", "out", "neighbors", "plot")
     return show(pictures.net_path(), files, **{name: flags.FLAGS[name].value for name in names})
 
 
 if __name__ == "__main__":
     pictures.define_flags()
-    flags.DEFINE_string("layer", "fc7", "The activation, such as conv1, pool5, fc6.")
+    flags.DEFINE_string("layer", "fc7", "The activation, such as conv1, pool5 or fc6.")
     flags.DEFINE_string("data", None, "A data set to read instead of files, as in data.name.")
-    flags.DEFINE_string("split", None, "Its split.")
-    flags.DEFINE_string("data_dir", "", "Where TFDS's data sets lie.")
+    flags.DEFINE_string("split", None, "The split of --data.")
+    flags.DEFINE_string("data_dir", "", "The folder of TFDS's data sets.")
     cli.define_path("out", None, "The npz file to write.")
-    flags.DEFINE_integer("neighbors", 0, "How many nearest pictures to name for each.")
+    flags.DEFINE_integer("neighbors", 0, "How many of the nearest pictures to print for each.")
     cli.define_path("plot", None, "An image file to draw the neighbours into.")
     cli.run(main, takes_files=True)

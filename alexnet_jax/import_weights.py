@@ -1,10 +1,10 @@
-"""Brings weights of another program in: a net for `classify`, `features`, `export`, `init_from`.
+"""Imports the weights of another program for `classify`, `features`, `export` and `init_from`.
 
 python -m alexnet_jax.import_weights --from=caffe|torchvision|cuda_convnet FILE --out=DIR
     [--mean=FILE]
 
-DIR then has weights.safetensors and weights.json: which net it is, how its input is made of a
-picture, its classes, and where it is from. Nothing that the file may contain is executed.
+It writes DIR/weights.safetensors and DIR/weights.json, which describes the net, the preprocessing
+of its input, its classes and its origin. Code that the file may contain is never executed.
 """
 
 import dataclasses
@@ -29,18 +29,18 @@ def import_weights(program: str, path: str | Path, out: str | Path, mean: str | 
     """Reads the net in a file of another program and writes it to the directory `out`.
 
     Args:
-        program: whose file it is, a key of `READERS`.
+        program: the program that wrote the file, a key of `READERS`.
         path: the file.
-        out: the directory, made where it is missing; it may hold an import of the same file.
+        out: the directory, which is made if it is missing. It may hold an import of the same file.
         mean: a file with the mean to subtract, instead of ImageNet's channel means: Caffe's
             .binaryproto, cuda-convnet's batches.meta, or .npy of [R, R, 3] or [3], RGB.
 
     Returns:
-        A line that says what it is.
+        A line that describes the net.
 
     Raises:
-        UserError: a file is missing, damaged, of another format or of another net; `out` has
-            something else in it.
+        UserError: a file is missing, damaged, of another format or of another net; or `out`
+            contains something else.
     """
     path, out = local_path(path), local_path(out)
     choose(program, READERS, "--from")
@@ -97,7 +97,7 @@ def _read_mean(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     try:
         return np.asarray(np.load(path, allow_pickle=False), np.float32), ()
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"'{path}' is no array of numbers: {error}") from None
+        raise UserError(f"'{path}' does not hold an array of numbers: {error}") from None
 
 
 def _require_file(path: Path) -> None:
@@ -116,11 +116,11 @@ def _check_out(out: Path, digest: str) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         same = not any(out.iterdir())
     if not same:
-        raise UserError(f"--out={out} has something else in it: name another directory")
+        raise UserError(f"--out={out} contains something else: name another directory")
 
 
 def main(files):
-    """Imports the file."""
+    """Imports the file and prints a line about its net."""
     if len(files) != 1:
         raise UserError(f"name one file to import after the options, not {len(files)}")
     given = flags.FLAGS

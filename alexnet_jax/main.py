@@ -14,17 +14,15 @@ from alexnet_jax.records import profile
 from alexnet_jax.train import train
 
 _CONFIG = cli.define_config()
-_WORKDIR = cli.define_path(
-    "workdir", None, "Where the run is kept, and goes on from; runs/<config name> if not given."
-)
+_WORKDIR = cli.define_path("workdir", None, "The run's directory; runs/<config name> if not given.")
 _PROFILE = flags.DEFINE_string(
-    "profile", None, "First and last step of a trace into the work directory, e.g. 10:20."
+    "profile", None, "The first and the last step to trace with JAX's profiler, e.g. 10:20."
 )
 distributed.define_flags()
 
 
 def main(_):
-    """Trains; returns the exit status."""
+    """Trains the net; returns the exit status."""
     traced = profile.parse(_PROFILE.value)
     distributed.start()
     workdir = _WORKDIR.value

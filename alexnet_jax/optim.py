@@ -1,12 +1,13 @@
-"""The 2012 update rule, its learning-rate schedules, and LARS for batches of thousands.
+"""Defines the update rule of 2012, its learning-rate schedules, and LARS for very large batches.
 
 The paper's rule (section 5) and its source (cuda-convnet, src/weights.cu) keep the learning rate
 *inside* the velocity:
 
     v <- momentum * v - rate * (gradient + weight_decay * w),        w <- w + v
 
-`optax.sgd` and PyTorch multiply the velocity by the rate afterwards. The two agree while the rate
-is constant and differ for some tens of steps after each drop: here the old velocity keeps its size.
+`optax.sgd` and PyTorch multiply the velocity by the rate afterwards. The two rules agree while the
+rate is constant. They differ for some tens of steps after each drop, because here the velocity from
+before the drop keeps its size.
 """
 
 import dataclasses
@@ -26,38 +27,41 @@ OPTIMIZERS = ("momentum", "lars")
 SCHEDULES = ("constant", "plateau", "epochs", "dexp")
 BIAS_SCHEDULES = ("weights", "epochs")
 
-_LAST_STEP = 2**31 - 1  # steps are counted in int32
+_LAST_STEP = 2**31 - 1  # Steps are counted in int32.
 
 _map_with_path = jax.tree_util.tree_map_with_path
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimSpec:
-    """How parameters move. Epochs count completed epochs from 0 and may be fractions."""
+    """Configures the update rule. Epochs are completed epochs, from 0, and may be fractions."""
 
     optimizer: str = "momentum"  # the paper's rule (section 5), or 'lars' for very large batches
-    learning_rate: float = 0.01  # at the start (paper, section 5)
-    momentum: float = 0.9  # of the velocity (paper, section 5)
-    weight_decay: float = 5e-4  # on kernels, times the rate (section 5; source, layer.cu:565)
-    bias_rate: float = 1.0  # factor on the biases' learning rate; 2 in the 2012 code
+    learning_rate: float = 0.01  # the rate at the start (paper, section 5)
+    momentum: float = 0.9  # factor that keeps the velocity (paper, section 5)
+    weight_decay: float = 5e-4  # of kernels, times the rate (section 5; source, layer.cu:565)
+    bias_rate: float = 1.0  # factor on the learning rate of biases; 2 in the 2012 code
     schedule: str = "plateau"  # 'constant', 'plateau', 'epochs' or 'dexp'
-    drop_factor: float = 10.0  # by which 'plateau', 'epochs' and the biases' own drops divide
-    drop_epochs: tuple = ()  # where 'epochs' divides the rate
-    patience_epochs: int = 5  # epochs without a better error after which 'plateau' divides it
-    min_delta: float = 0.0  # percentage points by which an error must be better, for 'plateau'
-    max_drops: int = 3  # most divisions of 'plateau' (paper, section 5)
-    dexp_factor: float = 250.0  # first over last rate of 'dexp' (2012 code, net #170)
-    dexp_stages: int = 4  # equal parts of the run, each at a rate of its own, of 'dexp'
-    bias_schedule: str = "weights"  # biases follow the kernels' rate, or 'epochs': the next field
-    bias_drop_epochs: tuple = ()  # the biases' own drops (2012 code: one or none; dexp: half time)
-    warmup_epochs: float = 0.0  # the rate rises linearly over these
-    layer_rates: tuple = ()  # (layer, factor, from_epoch): the latest holds; 0 freezes the layer
-    layer_decays: tuple = ()  # (layer, weight decay) where it differs
-    trust_coefficient: float = 0.001  # of 'lars' (optax.lars's default)
+    drop_factor: float = 10.0  # divisor of a rate at each drop of 'plateau' and 'epochs'
+    drop_epochs: tuple = ()  # the epochs at which 'epochs' drops the rate
+    patience_epochs: int = 5  # epochs without a better error after which 'plateau' drops the rate
+    min_delta: float = 0.0  # percentage points by which an error must be better for 'plateau'
+    max_drops: int = 3  # the most drops of 'plateau' (paper, section 5)
+    dexp_factor: float = 250.0  # the first rate of 'dexp' divided by its last (2012 code, net #170)
+    dexp_stages: int = 4  # the number of equal parts of the run, each with its own rate of 'dexp'
+    bias_schedule: str = "weights"  # 'weights': biases follow the kernels' schedule; or 'epochs'
+    bias_drop_epochs: tuple = ()  # the epochs at which the biases' own schedule 'epochs' drops
+    warmup_epochs: float = 0.0  # the epochs over which the rate rises linearly
+    layer_rates: tuple = ()  # (layer, factor, from_epoch): the latest applies; 0 freezes the layer
+    layer_decays: tuple = ()  # (layer, weight decay) of layers that have another
+    trust_coefficient: float = 0.001  # trust coefficient of 'lars' (the default of optax.lars)
 
 
 def _staircase(values: Sequence[float], starts: Sequence[int]) -> optax.Schedule:
-    """values[0], then values[i + 1] from step starts[i] on; later entries win."""
+    """Returns a schedule of values[0], then values[i + 1] from step starts[i] on.
+
+    Where two entries start at the same step, the later one applies.
+    """
 
     def value_at(step):
         value = jnp.asarray(values[0], dtype=float)
@@ -73,9 +77,10 @@ def _to_steps(epochs: Sequence[float], steps_per_epoch: int) -> list[int]:
 
 
 def make_schedule(spec: OptimSpec, *, steps_per_epoch: int, total_steps: int) -> optax.Schedule:
-    """Step (from 0) -> learning rate of a kernel, a scalar; layer_rates not included.
+    """Returns the function from a step, counted from 0, to the learning rate of kernels.
 
-    'plateau' is constant here: its drops come with the run, as `PlateauState.scale`.
+    It does not include `layer_rates`, and it is constant for 'plateau', whose drops depend on the
+    run and are in `PlateauState.scale`.
     """
     start = spec.learning_rate
     if spec.schedule == "epochs":
@@ -99,14 +104,14 @@ def rate_change(
     """Finds where another length changes the learning rate of a run.
 
     Args:
-        spec: the run's update rule; of its schedules only 'dexp' goes by the run's length.
-        steps_per_epoch: likewise.
-        total_steps: the run's length before and now.
-        start: steps that the run has made.
+        spec: the run's update rule; only its schedule 'dexp' depends on the run's length.
+        steps_per_epoch: the number of steps in an epoch of the run.
+        total_steps: the number of all steps, as planned before and now.
+        start: the number of steps that the run has made.
 
     Returns:
         The first step (from 0, at or after `start`) whose rate differs, the rate that it would
-        have had, and the rate that it has now; None where no rate changes.
+        have had, and the rate that it has now. None if no rate changes.
     """
     before, now = (
         make_schedule(spec, steps_per_epoch=steps_per_epoch, total_steps=total)
@@ -121,12 +126,12 @@ def rate_change(
 
 
 def _dexp_drops(spec: OptimSpec, total_steps: int) -> list[int]:
-    """The first step of each stretch of 'dexp' but the first."""
+    """Returns the steps at which 'dexp' drops the rate."""
     return [math.ceil(i * total_steps / spec.dexp_stages) for i in range(1, spec.dexp_stages)]
 
 
 class RatesState(NamedTuple):
-    """The optimizer's one counter: updates made so far, int32."""
+    """Holds the only counter of the optimizer: the number of updates made so far, int32."""
 
     count: jax.Array
 
@@ -136,11 +141,11 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """Makes the update rule over parameters {layer: {'kernel', 'bias'}} of any float dtype.
 
-    `update(gradients, state, params, lr_scale=1.0)` returns what to add to the parameters, and the
-    new state. Gradients are of the minibatch's mean loss; `lr_scale` is the plateau's factor.
-    The state has one counter, `optax.tree.get(state, "count")`, and one part shaped as the
-    parameters, the velocity: `optax.tree.get(state, "trace")`. LARS needs whole kernels for their
-    norms: call `update` outside shard_map.
+    `update(gradients, state, params, lr_scale=1.0)` returns what is to be added to the parameters,
+    and the new state. The gradients are those of the mean loss of a batch, and `lr_scale` is the
+    factor of the plateau schedule. The state has one counter, `optax.tree.get(state, "count")`, and
+    one tree of the parameters' shapes, the velocity: `optax.tree.get(state, "trace")`. `update`
+    must be called outside shard_map, because LARS takes the norms of whole kernels.
     """
     own = {layer: decay for layer, decay in spec.layer_decays}
     decays = [
@@ -160,7 +165,7 @@ def make_optimizer(
 def _scale_by_rates(
     spec: OptimSpec, steps_per_epoch: int, total_steps: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiplies by minus the learning rate of each kernel and bias at the step."""
+    """Multiplies each kernel and bias by minus its learning rate at the current step."""
     length = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
     kernel_rate = bias_rate = make_schedule(spec, **length)
     if spec.bias_schedule == "epochs":
@@ -183,7 +188,7 @@ def _scale_by_rates(
         del params
 
         def scale(path, x):
-            # Negated last: with a fused multiply-add it rounds as momentum * v - rate * x does.
+            # With the negation last, a fused multiply-add rounds as in momentum * v - rate * x.
             return -(jnp.asarray(rate(path, state.count, lr_scale), x.dtype) * x)
 
         return _map_with_path(scale, updates), RatesState(optax.safe_increment(state.count))
@@ -194,9 +199,9 @@ def _scale_by_rates(
 def _unless_frozen(
     moving: optax.GradientTransformationExtraArgs, spec: OptimSpec, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Leaves a layer whose multiplier is 0 as it is, as epsW = 0 does in the source (weights.cu).
+    """Freezes a layer while its multiplier is 0, as epsW = 0 does in the source (weights.cu).
 
-    Its update is exactly 0 and its velocity stays, whatever its gradients are.
+    Its update is then exactly 0 and its velocity does not change, whatever its gradients are.
     """
     freezing = {layer for layer, value, _ in spec.layer_rates if value == 0}
 
@@ -219,19 +224,19 @@ def _unless_frozen(
 
 
 def _multiplier(spec: OptimSpec, layer: str, steps_per_epoch: int) -> optax.Schedule:
-    """Step -> factor on the learning rate of a layer."""
+    """Returns the function from a step to the factor on the learning rate of a layer."""
     entries = [entry for entry in spec.layer_rates if entry[0] == layer]
     starts = _to_steps([epoch for _, _, epoch in entries], steps_per_epoch)
     return _staircase([1.0, *(value for _, value, _ in entries)], starts)
 
 
 def _names(path) -> tuple[str, str]:
-    """(layer, 'kernel' or 'bias') of a leaf's path."""
+    """Returns (layer, 'kernel' or 'bias') from the path of a parameter in its tree."""
     return path[-2].key, path[-1].key
 
 
 def _kernels_of(taken: Callable[[str], bool]) -> Callable:
-    """Makes the mask of the kernels of those layers whose name is `taken`."""
+    """Makes a mask of the kernels of the layers for whose name `taken` returns true."""
 
     def mask(tree):
         return _map_with_path(
@@ -242,12 +247,12 @@ def _kernels_of(taken: Callable[[str], bool]) -> Callable:
 
 
 class PlateauState(NamedTuple):
-    """What the plateau schedule remembers; NumPy scalars of rank 0, to be saved with the run."""
+    """Holds the state of the plateau schedule as NumPy scalars, which are saved with the run."""
 
-    best_error: np.ndarray  # float32, percent
-    evaluations_since_best: np.ndarray  # int32; since the last drop, if that was later
+    best_error: np.ndarray  # float32, in percent
+    evaluations_since_best: np.ndarray  # int32, or since the last drop if that was later
     drops: np.ndarray  # int32
-    scale: np.ndarray  # float32, the optimizer's lr_scale
+    scale: np.ndarray  # float32, the factor on the learning rate
 
 
 def _plateau_state(best_error, evaluations, drops, scale) -> PlateauState:
@@ -261,10 +266,10 @@ def init_plateau() -> PlateauState:
 
 
 def update_plateau(state: PlateauState, error: float, spec: OptimSpec) -> PlateauState:
-    """The state after one more evaluation with this validation error (percent), on the host.
+    """Returns the state after one more evaluation with this validation error in percent.
 
-    The rate drops when `patience_epochs` evaluations on end have not improved on the best error by
-    more than `min_delta`; a NaN improves nothing.
+    The rate drops once `patience_epochs` evaluations in a row have not improved the best error by
+    more than `min_delta`. A NaN is not an improvement.
     """
     best, evaluations, drops, _ = state
     error, evaluations, drops = np.float32(error), int(evaluations) + 1, int(drops)
@@ -285,7 +290,11 @@ _ENTRIES = {
 
 
 def check(spec: OptimSpec, layer_names: Sequence[str]) -> None:
-    """Raises UserError, one line, for a spec that no run of a net with these layers can mean."""
+    """Checks the fields of a spec for a net with these layers.
+
+    Raises:
+        UserError: a field has an impossible value or names an unknown layer.
+    """
     choose(spec.optimizer, OPTIMIZERS, "optim.optimizer")
     choose(spec.schedule, SCHEDULES, "optim.schedule")
     choose(spec.bias_schedule, BIAS_SCHEDULES, "optim.bias_schedule")
@@ -297,7 +306,7 @@ def check(spec: OptimSpec, layer_names: Sequence[str]) -> None:
     _check_epochs("optim.warmup_epochs", (spec.warmup_epochs,))
     if spec.schedule == "epochs":
         if not spec.drop_epochs:
-            raise UserError("optim.schedule='epochs' drops nowhere: list epochs in drop_epochs")
+            raise UserError("optim.schedule='epochs' needs the epochs of its drops in drop_epochs")
         _check_epochs("optim.drop_epochs", spec.drop_epochs)
     if spec.bias_schedule == "epochs":
         _check_epochs("optim.bias_drop_epochs", spec.bias_drop_epochs)
@@ -314,9 +323,9 @@ def check(spec: OptimSpec, layer_names: Sequence[str]) -> None:
 
 
 def unreached(spec: OptimSpec, num_epochs: float) -> list[str]:
-    """Lists what a spec says of epochs at or after the end of a run of `num_epochs`.
+    """Lists the settings of a spec for epochs at or after the end of a run of `num_epochs`.
 
-    Such entries change nothing, so that any configuration can be run for fewer epochs.
+    Such settings have no effect, so that every configuration can be run for fewer epochs.
     """
     dated = [("optim.drop_epochs", epoch) for epoch in spec.drop_epochs]
     if spec.schedule != "epochs":
@@ -334,6 +343,6 @@ def unreached(spec: OptimSpec, num_epochs: float) -> list[str]:
 def _check_epochs(field: str, epochs: Sequence[float]) -> None:
     for epoch in epochs:
         if not (isinstance(epoch, int | float) and 0 <= epoch < math.inf):
-            raise UserError(f"{field}: {epoch!r} is no epoch: write numbers from 0")
+            raise UserError(f"{field}: {epoch!r} is not an epoch: write numbers from 0")
     if any(later <= epoch for epoch, later in itertools.pairwise(epochs)):
         raise UserError(f"{field} {tuple(epochs)}: the epochs must increase")

@@ -1,11 +1,13 @@
-"""The mesh of devices, and which part of the batch and of the net each of them holds.
+"""Divides the batch and the net among the devices of a mesh.
 
-Three layouts over the same parameters, on a mesh with the axes `data` and `model`:
+There are three layouts of the same parameters on a mesh with the axes `data` and `model`:
 
-data    parameters replicated; the batch split over every device (both axes).
-towers  the two GPUs of 2012: the net's towers split over `model`, the batch over `data`.
-hybrid  "one weird trick" (Krizhevsky 2014): the convolutions as in `data`; the fully connected
-        layers split over `model`, each on the batch of its whole `model` group.
+data    The parameters are replicated, and the batch is split over all devices (both axes).
+towers  The towers of the net are split over `model` and the batch over `data`, as on the two GPUs
+        of 2012.
+hybrid  The convolutions are laid out as in `data`. The fully connected layers are split over
+        `model`, and each device applies its part to the images of its whole `model` group ("one
+        weird trick", Krizhevsky 2014).
 """
 
 import functools
@@ -26,7 +28,7 @@ REDUCE_DTYPES = ("bfloat16", "float32")
 
 @dataclass(frozen=True)
 class MeshSpec:
-    """How the batch and the net are to lie on the devices: the section `mesh`."""
+    """Configures how the batch and the net lie on the devices: the section `mesh`."""
 
     layout: str = "data"  # 'data', 'towers' or 'hybrid': see above
     data: int = -1  # devices over which the batch is split; -1: all that `model` leaves
@@ -37,7 +39,7 @@ class MeshSpec:
 
 @dataclass(frozen=True)
 class Layout:
-    """A mesh and how the batch and the net lie on it."""
+    """Holds a mesh, and describes how the batch and the net lie on it."""
 
     name: str
     mesh: Mesh
@@ -46,43 +48,43 @@ class Layout:
 
     @property
     def placement(self) -> Placement:
-        """What the net itself must know: the part of it that one device computes."""
+        """Returns the placement of the net: the part of it that one device computes."""
         if self.name == "data" or self.mesh.shape["model"] == 1:
             return Placement()
         return Placement(layout=self.name, axis="model", shards=self.mesh.shape["model"])
 
     @property
     def images_spec(self) -> P:
-        """Images are split over every device that runs the convolutions on its own examples."""
+        """Returns how images are split: over all devices that run convolutions on their own."""
         return P("data") if self.name == "towers" else P(("data", "model"))
 
     @property
     def labels_spec(self) -> P:
-        """Labels go where the logits are computed: in `hybrid` by whole `model` groups."""
+        """Returns how labels are split: as the logits are, in `hybrid` by whole `model` groups."""
         return P(("data", "model")) if self.name == "data" else P("data")
 
     @property
     def sum_axes(self) -> tuple[str, ...]:
-        """Axes over which each device's loss is of other examples."""
+        """Returns the axes over which the devices compute the loss of different examples."""
         return ("data", "model") if self.name == "data" else ("data",)
 
     @property
     def same_axes(self) -> tuple[str, ...]:
-        """Axes over which every device has the same logits."""
+        """Returns the axes over which all devices have the same logits."""
         return () if self.name == "data" else ("model",)
 
     def batch_shardings(self) -> dict[str, NamedSharding]:
-        """A sharding for each key of a batch."""
+        """Returns a sharding for each key of a batch."""
         images = NamedSharding(self.mesh, self.images_spec)
         labels = NamedSharding(self.mesh, self.labels_spec)
         return dict(images=images, crops=images, labels=labels, mask=labels, ids=labels)
 
     def replicated(self) -> NamedSharding:
-        """The sharding of what every device holds whole."""
+        """Returns the sharding of arrays that every device holds in full."""
         return NamedSharding(self.mesh, P())
 
     def param_specs(self, params: Mapping) -> dict:
-        """A PartitionSpec for each parameter: on its last axis where its layer is split."""
+        """Returns a PartitionSpec for each parameter, which splits its last axis or nothing."""
         return {
             layer: {name: self._leaf_spec(layer, leaf) for name, leaf in leaves.items()}
             for layer, leaves in params.items()
@@ -91,8 +93,8 @@ class Layout:
     def state_shardings(self, state):
         """Returns a sharding for each array of a training state.
 
-        An array that belongs to a parameter (its own or its velocity) is found by the end of its
-        path, ('conv1', 'kernel'), and lies as the parameter does; all else is replicated.
+        A parameter or its velocity is recognised by the end of its path, ('conv1', 'kernel'), and
+        lies as the parameter does; everything else is replicated.
         """
 
         def sharding(path, leaf):
@@ -169,16 +171,16 @@ def make_layout(
     batch_size: int,
     devices: Sequence[jax.Device] | None = None,
 ) -> Layout:
-    """Lays the net and its batches over the devices.
+    """Makes the mesh, and checks that it fits the net and the batch.
 
     Args:
-        spec: the layout, and how many devices it takes on each axis.
-        towers: towers of the net, 1 or 2.
-        batch_size: images in a batch of all devices together.
-        devices: those to lay it over; None: all that are here.
+        spec: the layout, and the number of devices on each axis.
+        towers: the number of towers of the net, 1 or 2.
+        batch_size: the number of images in a batch of all devices together.
+        devices: the devices of the mesh; None takes all that are available.
 
     Raises:
-        UserError: the mesh doesn't fit the devices, the net or the batch.
+        UserError: the mesh does not fit the devices, the net or the batch.
     """
     name, data, model = choose(spec.layout, LAYOUTS, "mesh.layout"), spec.data, spec.model
     if spec.reduce_dtype is not None:
@@ -190,7 +192,7 @@ def make_layout(
     if data * model > len(devices):
         raise UserError(
             f"mesh.data={data} x mesh.model={model} needs {data * model} devices and "
-            f"{len(devices)} are here; lower them, or set mesh.data=-1 to take what there is"
+            f"{len(devices)} are here; lower them, or set mesh.data=-1 to take all there are"
         )
     if data * model < len(devices) and jax.process_count() > 1:
         raise UserError(
@@ -211,7 +213,7 @@ def make_layout(
     shares = data if name == "towers" else data * model
     if batch_size % shares:
         raise UserError(
-            f"batch_size={batch_size} doesn't divide over {shares} devices of the mesh; "
+            f"batch_size={batch_size} cannot be divided over {shares} devices of the mesh; "
             f"take a multiple of {shares}"
         )
     return layout

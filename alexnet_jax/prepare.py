@@ -1,17 +1,17 @@
-"""Shrinks a data set once, as in 2012, to a copy of R x R squares that configurations read.
+"""Copies a data set as R x R squares, shrunk once as in 2012, which configurations can read.
 
 python -m alexnet_jax.prepare --config=configs/imagenet2012.py --out=DIR [--raw]
 
-R is the side that the configuration resizes to, 256 for the paper's 224-pixel crops. The squares
-are those of data/decode.py. By default they are kept as JPEG, in a TFDS set of its own (see
-data/prepared.py); with --raw as they are, uint8, in files from which the backends `mapped` and
-`device` crop without decoding anything (see data/copies.py): five times the space, and the same
-numbers as from the originals.
+R is the side to which the configuration resizes images, 256 for the paper's 224-pixel crops.
+data/decode.py defines the squares. By default they are stored as JPEG, as a TFDS data set (see
+data/prepared.py). With --raw they are stored as uint8 pixels, from which the backends `mapped` and
+`device` crop without decoding (see data/copies.py): this takes five times the space, and gives the
+same numbers as the originals.
 
-Example i of a split of the copy is example i of the original; unreadable images, if they are
-skipped, are left out of a JPEG copy and black in a raw one. A copy that was stopped goes on with
-the same command: files appear under their names when whole, and the one that makes them a copy
-last. The same command also makes files anew that are missing.
+Example i of a split of the copy is example i of the original. If unreadable images are skipped, a
+JPEG copy leaves them out and a raw copy has black squares in their places. After a stop, the same
+command goes on with the copy; it also makes missing files again. A file gets its name once it is
+complete, and the file that makes the folder a copy is written last.
 """
 
 import contextlib
@@ -28,24 +28,25 @@ from absl import flags
 
 from alexnet_jax import cli, console, data
 from alexnet_jax.config import is_folder
+from alexnet_jax.console.progress import counter
 from alexnet_jax.data import copies, identity, prepared, squares, threads
 from alexnet_jax.data.sources import Source, open_source
 from alexnet_jax.data.squares import Example
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import files, lock
 
-_JOURNAL = "prepare.jsonl"  # what the copy is of, then a line for each finished shard
+_JOURNAL = "prepare.jsonl"  # a line about the original, then one for each finished shard
 
 
 def prepare(spec: data.DataSpec, out: str | Path, *, raw: bool = False) -> str:
     """Writes a copy of both whole splits into a folder below `out`, and returns its name.
 
-    What an earlier call finished stays. With `bad_images` 'skip', images that cannot be decoded
-    are named on stdout.
+    Shards that an earlier call has finished are kept. If `bad_images` is 'skip', images that cannot
+    be decoded are named on stdout.
 
     Raises:
-        UserError: the data set cannot be opened, an image cannot be decoded or has no label, `out`
-            cannot be written, has too little room or holds the copy of other data.
+        UserError: the data set cannot be opened; an image cannot be decoded or has no label; or
+            `out` cannot be written, has too little space or holds a copy of other data.
     """
     spec, resize_size = data.checked(spec)
     names = dict.fromkeys(
@@ -91,14 +92,14 @@ def prepare(spec: data.DataSpec, out: str | Path, *, raw: bool = False) -> str:
                         )
     except OSError as error:
         raise UserError(
-            f"cannot write {folder}: {error.strerror or error}; make room there or choose another"
-            " --out, and the same command goes on"
+            f"cannot write {folder}: {error.strerror or error}; free some space there or choose"
+            " another --out, and the same command goes on"
         ) from None
     return name
 
 
 def _planned(form: Any, name: str, sources: Mapping[str, Source]) -> dict[str, tuple[str, range]]:
-    """Returns {file: its split and the examples in it} of the whole copy."""
+    """Returns {file: (its split, the numbers of its examples)} for the whole copy."""
     planned = {}
     for split, source in sources.items():
         count = math.ceil(source.num_examples / form.SHARD)
@@ -116,18 +117,18 @@ def _check_room(
     missing: Sequence[str],
     resize_size: int,
 ) -> None:
-    """Says what a raw copy takes. Raises UserError where that isn't free."""
+    """Prints the space that a raw copy takes, and raises UserError if it is not free."""
     images = sum(len(ids) for _, ids in planned.values())
     left = sum(len(planned[file][1]) for file in missing) * resize_size**2 * 3
     free = shutil.disk_usage(folder).free
     whole = images * resize_size**2 * 3
     about = f"{name}: {images:,} squares of {resize_size} x {resize_size} pixels"
-    rest = f", {_size(left)} of them still to write" if left < whole else ""
+    rest = f", of which {_size(left)} are still to be written" if left < whole else ""
     sizes = f"{_size(whole)} in {folder}{rest}; {_size(free)} are free there"
     if left > free:
         raise UserError(
-            f"no room for {about}: {sizes}. Make room, choose another --out or a smaller"
-            " data.resize_size"
+            f"too little space for {about}: {sizes}. Free some space, or choose another --out or a"
+            " smaller data.resize_size"
         )
     console.say(f"{about}, {sizes}")
 
@@ -140,29 +141,33 @@ def _size(count: int) -> str:
 
 
 def _open_journal(path: Path, head: dict, stamps: dict[str, str]) -> dict[str, dict]:
-    """Returns the finished shards by file name; starts the journal where there is none.
+    """Returns the finished shards by file name, and starts the journal if it is missing.
 
-    `stamps` of the splits stand for their fingerprints in the journals of earlier commits.
+    Args:
+        path: the journal.
+        head: the first line of the journal of this copy.
+        stamps: the stamps of the splits, which journals of early commits have instead of
+            fingerprints.
     """
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():
         try:
             lines.append(json.loads(text))
-        except ValueError:  # A last line cut short by a kill.
+        except ValueError:  # A kill has cut off the last line.
             break
     if lines and not _is_of(lines[0], head, stamps):
         raise UserError(
-            f"{path.parent} holds a copy made of other data, or otherwise: remove it, or choose"
+            f"{path.parent} holds a copy of other data or with other settings: remove it, or choose"
             " another --out"
         )
     lines = [head, *lines[1:]]
-    # Whole again, for the lines that follow.
+    # The journal is written again without a cut-off line, so that lines can be appended.
     files.replace(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
     return {line["file"]: line for line in lines[1:] if path.with_name(line["file"]).exists()}
 
 
 def _is_of(kept: object, head: dict, stamps: dict[str, str]) -> bool:
-    """Whether a journal's head says the same as `head`; folders may have moved."""
+    """Returns whether a journal's first line means the same as `head`; folders may have moved."""
     if isinstance(kept, dict) and all(is_folder(str(each.get("source"))) for each in (kept, head)):
         kept = kept | {"source": head["source"]}
     return kept in (head, head | {"fingerprints": stamps})
@@ -177,10 +182,10 @@ def _write_shards(
     skip: bool,
     shards: dict[str, dict],
 ) -> None:
-    """Writes the shards that are missing, and adds their lines to `shards` and to the journal."""
+    """Writes the missing shards, and adds a line for each to `shards` and to the journal."""
     total = sum(len(ids) for _, ids in planned.values())
     done = sum(len(ids) for file, (_, ids) in planned.items() if file in shards)
-    with console.counter() as count, (folder / _JOURNAL).open("a") as journal:
+    with counter() as count, (folder / _JOURNAL).open("a") as journal:
         count("preparing", done, total)
 
         def counted(examples: Iterator[Example]) -> Iterator[Example]:
@@ -225,7 +230,7 @@ def _reader(
 
 
 def main(_):
-    """Prepares the copy, and says how to read it."""
+    """Makes the copy, and prints the fields that read it."""
     spec, out, raw = flags.FLAGS.config.data, flags.FLAGS.out, flags.FLAGS.raw
     name = prepare(spec, out, raw=raw)
     fields = f"copies={out}" if raw else f"name={name} --config.data.data_dir={out}"
@@ -235,6 +240,6 @@ def main(_):
 
 if __name__ == "__main__":
     cli.define_config()
-    cli.define_path("out", None, "The folder to put the copy into.")
-    flags.DEFINE_bool("raw", False, "Keep the squares as they are, to be mapped, not as JPEG.")
+    cli.define_path("out", None, "The folder to write the copy into.")
+    flags.DEFINE_bool("raw", False, "Store the squares as uint8 pixels, not as JPEG.")
     cli.run(main, required=("out",))

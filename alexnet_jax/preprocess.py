@@ -1,7 +1,7 @@
-"""From uint8 crops to what the net reads: mean subtracted, colours shifted, scaled, on the device.
+"""Makes the net's input from uint8 crops: subtracts the mean, adds colour noise, and scales.
 
-Cropping and flipping are the data pipeline's; this arithmetic follows it on the device, so that
-one byte a channel crosses to it and every backend gives the same numbers.
+The data pipeline crops and flips. This arithmetic follows on the device, so that one byte per
+channel is transferred to it and every backend gives the same numbers.
 """
 
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ COLOUR_NOISES = ("none", "source", "text", "text_unit")
 
 @dataclass(frozen=True)
 class PreprocessSpec:
-    """What becomes of a crop's grey levels. Its fields stand in the section `data`."""
+    """Configures the preprocessing. Its fields stand in the section `data`."""
 
-    mean: str = "image"  # subtract the mean image under the crop ('image', the text) or its centre
-    # ('image_centre', the 2012 code), the mean of each 'channel', or 'none'
-    scale: float = 1.0  # factor on the mean-subtracted grey levels of 0..255; none in 2012
+    mean: str = "image"  # what is subtracted: the mean image under the crop ('image', the text) or
+    # at its centre ('image_centre', the 2012 code), the mean of each 'channel', or 'none'
+    scale: float = 1.0  # factor on the mean-subtracted grey levels of 0..255; 1 in 2012
     colour_noise: str = "text_unit"  # 'none', 'source', 'text' or 'text_unit': `make_preprocess`
-    colour_noise_std: float = 0.1  # standard deviation of its draws (paper, section 4.1)
-    colour_noise_until_epoch: float | None = None  # where it is switched off; None: never
+    colour_noise_std: float = 0.1  # standard deviation of the draws of colour noise (section 4.1)
+    colour_noise_until_epoch: float | None = None  # when colour noise is switched off; None: never
 
     def check(self) -> None:
-        """Refuses values that mean nothing.
+        """Checks the values of the fields.
 
         Raises:
-            UserError: A field has such a value.
+            UserError: A field has a value without a meaning.
         """
         choose(self.mean, MEANS, "data.mean")
         choose(self.colour_noise, COLOUR_NOISES, "data.colour_noise")
@@ -42,18 +42,18 @@ class PreprocessSpec:
 
 @dataclass(frozen=True, eq=False)
 class Preprocess:
-    """How a crop becomes the net's input.
+    """Makes the net's input from crops.
 
     Attributes:
-        mean: [R, R, 3] mean image of the training set, or [3] channel mean, in grey levels.
-        mean_under_crop: subtract the part of the mean image under each crop, as the paper's text
-            says (section 2); else its centre, wherever the crop lay, as the 2012 code does
-            (cuda-convnet `convdata.py`).
-        scale: factor on the mean-subtracted grey levels, one or [3]; 1 in 2012.
-        noise_axes: [3, 3], one row for each principal colour axis: its direction times the
-            standard deviation of the noise along it, in grey levels; None for no noise.
-        noise_divisor: the image is divided by this while noise is added (1.1 in the 2012 code).
-        noise_until_step: the step at which noise and divisor are switched off.
+        mean: the mean image [R, R, 3] of the training set, or its mean colour [3], in grey levels.
+        mean_under_crop: whether to subtract the part of the mean image under each crop, as the
+            paper's text says (section 2). Otherwise its centre is subtracted, wherever the crop
+            was taken, as in the 2012 code (cuda-convnet `convdata.py`).
+        scale: the factor on the mean-subtracted grey levels, a number or [3]; 1 in 2012.
+        noise_axes: [3, 3], one row for each principal colour axis: its direction times the standard
+            deviation of the noise along it, in grey levels. None adds no noise.
+        noise_divisor: the number by which images with noise are divided (1.1 in the 2012 code).
+        noise_until_step: the first step without noise and without the divisor.
     """
 
     mean: np.ndarray
@@ -64,13 +64,13 @@ class Preprocess:
     noise_until_step: int = np.iinfo(np.int32).max
 
     def __call__(self, images, crops, draws, step):
-        """Float images for the net.
+        """Returns the net's input, float [B, S, S, 3].
 
         Args:
-            images: uint8 [B, S, S, 3] crops, already flipped.
-            crops: int32 [B, 3], y and x of each crop in its R x R square and whether it is flipped.
-            draws: float [B, 3] standard normal draws, one for each colour axis; None in evaluation.
-            step: int32 scalar, the training step.
+            images: The crops, uint8 [B, S, S, 3], already flipped.
+            crops: int32 [B, 3]: y and x of each crop in its R x R square, and if it is flipped.
+            draws: Standard normal draws [B, 3], one for each colour axis; None in evaluation.
+            step: The training step, an int32 scalar.
         """
         dtype = jnp.result_type(float)
         x = images.astype(dtype) - self._mean_under(crops, images.shape[1]).astype(dtype)
@@ -81,7 +81,7 @@ class Preprocess:
         return x * self.scale
 
     def _mean_under(self, crops, size):
-        """The mean to subtract: [3], [S, S, 3], or [B, S, S, 3] under each crop."""
+        """Returns the mean to subtract: [3], [S, S, 3], or [B, S, S, 3] for each crop its own."""
         mean = jnp.asarray(self.mean, jnp.result_type(float))
         if mean.ndim == 1:
             return mean
@@ -99,15 +99,15 @@ class Preprocess:
 
 
 def make_preprocess(statistics, spec: PreprocessSpec, *, noise_until_step: int) -> Preprocess:
-    """Preprocess from the training set's statistics (see `data.stats`).
+    """Makes the preprocessing from the statistics of the training set (see `data.stats`).
 
-    Colour noise adds to all pixels of an image, for each principal axis p of the training set's
-    RGB covariance with eigenvalue l, a draw of N(0, colour_noise_std) times
+    For each principal axis p of the training set's RGB covariance, with eigenvalue l, colour noise
+    adds to all pixels of an image the product of a draw from N(0, colour_noise_std) and:
 
-        source     p sqrt(l), and divides the image by 1.1 (cuda-convnet `convdata.py`; CC2's
-                   `input_meta` holds the square roots): 12, 4 and 2 grey levels on ImageNet
-        text       p l, the paper's section 2.1 to the letter on grey levels: about 1,500
-        text_unit  p l with l of pixels in 0..1, as later "lighting" code reads the text: about 6
+        source     p sqrt(l), and the image is then divided by 1.1 (cuda-convnet `convdata.py`;
+                   CC2's `input_meta` holds the square roots): 12, 4 and 2 grey levels on ImageNet
+        text       p l of grey levels, the letter of the paper's section 4.1: about 1,500
+        text_unit  p l of pixels in 0..1, as later "lighting" code reads the text: about 6
     """
     means = {
         "image": statistics.mean_image,

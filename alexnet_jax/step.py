@@ -1,4 +1,4 @@
-"""The training state, and what one step does to it."""
+"""Defines the training state, one training step, and the prediction of an evaluation."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from flax import struct
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.models import operations
+from alexnet_jax.models.operations import layer_dtypes
 from alexnet_jax.optim import PlateauState, init_plateau
 from alexnet_jax.parallel import Layout
 from alexnet_jax.preprocess import Preprocess
@@ -21,17 +21,18 @@ SUMS = ("loss", "top1", "top5", "count")
 
 @struct.dataclass
 class TrainState:
-    """All that decides the rest of a run.
+    """Holds everything that decides the rest of a run.
 
     Attributes:
-        step: int32 scalar, training steps done; the data's position follows from it.
-        params: {layer: {'kernel', 'bias'}}, the towers side by side on the last axis.
-        opt_state: optax's, with the velocities.
-        plateau: the schedule's state, which changes only after an evaluation.
+        step: the number of training steps done, an int32 scalar; the position in the data follows
+            from it.
+        params: {layer: {'kernel', 'bias'}}, with the towers side by side on the last axis.
+        opt_state: the state of the optax transforms, which includes the velocities.
+        plateau: the state of the plateau schedule, which changes only after an evaluation.
         key: the run's random key; step n draws from fold_in(key, n).
-        since_log: sums of training metrics since the last logged step.
-        since_epoch: the same since the epoch began.
-        nonfinite: int32 scalar, steps dropped because what they computed was not finite.
+        since_log: the sums of the training metrics since the last logged step.
+        since_epoch: the sums of the training metrics since the beginning of the epoch.
+        nonfinite: the number of dropped steps, whose results were not finite, an int32 scalar.
     """
 
     step: jax.Array
@@ -69,7 +70,7 @@ def init_state(
 
 
 def classification_sums(logits, labels, mask) -> dict:
-    """Adds up loss and right answers over a batch; padding (mask 0) counts nothing.
+    """Sums the loss and the correct predictions over a batch, without its padding.
 
     Args:
         logits: float [B, classes].
@@ -77,12 +78,13 @@ def classification_sums(logits, labels, mask) -> dict:
         mask: float [B], 1 for an example and 0 for padding.
 
     Returns:
-        'loss': cross-entropy in nats; 'top1', 'top5': examples whose label is among the one or
-        five highest logits (equal logits in the order of their class); 'count': examples.
+        The sums of 'loss', the cross-entropy in nats; 'top1' and 'top5', the examples whose label
+        has the highest logit or one of the five highest (of equal logits, that of the lower class
+        counts as higher); and 'count', the examples.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
     classes = jnp.arange(logits.shape[1])
-    # Written so that a NaN logit ranks above the label: a broken net is never right.
+    # The negation makes a NaN logit rank above the label, so that a broken net is never right.
     above = ~(logits <= own) | ((logits == own) & (classes < labels[:, None]))
     rank = above.sum(axis=1)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -95,16 +97,17 @@ def classification_sums(logits, labels, mask) -> dict:
 
 
 def make_train_sums(model: nn.Module, layout: Layout) -> Callable:
-    """`train_sums(params, images, labels, mask, key)`: `classification_sums` of a global batch.
+    """Returns `train_sums(params, images, labels, mask, key)`, the sums of a global batch.
 
-    Each device runs the part of the net that the layout gives it on its part of the batch; what
-    they exchange stands in `models.placement`. Every device ends with the same sums.
+    They are those of `classification_sums`. Each device runs the part of the net that the layout
+    gives it on its part of the batch; `models.placement` defines what the devices exchange. Every
+    device ends with the same sums.
     """
     local_model = model.clone(placement=layout.placement)
     labels_spec = layout.labels_spec
 
     def train_sums(params, images, labels, mask, key):
-        specs, dtypes = layout.param_specs(params), _layer_dtypes(model, images.shape[1:])
+        specs, dtypes = layout.param_specs(params), layer_dtypes(model, images.shape[1:])
         index = jnp.arange(labels.shape[0], dtype=jnp.int32)
 
         def local_sums(params, images, labels, mask, index, key):
@@ -128,22 +131,19 @@ def make_train_sums(model: nn.Module, layout: Layout) -> Callable:
     return train_sums
 
 
-def _layer_dtypes(model: nn.Module, image_shape) -> dict[str, str]:
-    """In which dtype each layer of the net computes."""
-    return {op.layer: op.dtype for op in operations(model, image_shape) if op.kernel}
-
-
 def make_train_step(
     model: nn.Module, tx: optax.GradientTransformationExtraArgs, layout: Layout, prep: Preprocess
 ) -> Callable:
-    """`train_step(state, batch) -> (state, sums)`, to be compiled: one update.
+    """Returns `train_step(state, batch) -> (state, sums)`, one update, which is to be compiled.
 
-    A step whose loss, gradients or updates are not finite is dropped: it counts as done and in
-    `nonfinite`, and changes neither parameters, velocities nor the state's sums. The sums that
-    are returned are the step's own, with `finite` (bool) beside them.
+    A step whose loss, gradients or updates are not finite is dropped: it counts in `step` and in
+    `nonfinite`, but changes neither the parameters nor the velocities nor the sums of the state.
+    The returned sums are those of this step alone, and `finite` (bool) says if it was finite.
     """
     train_sums = make_train_sums(model, layout)
-    prepare = _sharded_preprocess(prep, layout)
+    spec = layout.images_spec
+    # Each device prepares its own images, so that the compiler cannot move any of them.
+    prepare = jax.shard_map(prep, mesh=layout.mesh, in_specs=(*[spec] * 3, P()), out_specs=spec)
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         noise_key, dropout_key = jax.random.split(jax.random.fold_in(state.key, state.step))
@@ -165,18 +165,19 @@ def make_train_step(
 def _updated(
     state: TrainState, tx: optax.GradientTransformationExtraArgs, grads: dict, sums: dict
 ) -> tuple[TrainState, dict]:
-    """Returns the state after the step, and its sums with `finite`."""
+    """Returns the state after the step, and the step's sums with `finite`."""
     updates, opt_state = tx.update(
         grads, state.opt_state, state.params, lr_scale=state.plateau.scale
     )
-    # Of the updates a part is enough: what the rate makes infinite shows everywhere in them. So the
-    # parameters and the velocities are read once in a step.
+    # A part of each update is enough, because an infinite learning rate shows in all of it. In this
+    # way the parameters and the velocities are read only once in a step.
     parts = jax.tree.map(lambda update: update if update.ndim == 1 else update[:1], updates)
     norms = (optax.tree.norm(tree, squared=True) for tree in (grads, parts))
     finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, (sums["loss"], *norms)))
 
     def unless_dropped(new, old):
-        counts = jnp.issubdtype(new.dtype, jnp.integer)  # schedules go by steps done
+        # Integers count steps, which the schedules follow: a dropped step counts too.
+        counts = jnp.issubdtype(new.dtype, jnp.integer)
         return new if counts else jnp.where(finite, new, old)
 
     new = (
@@ -199,17 +200,17 @@ def _updated(
 
 
 def make_predict(model: nn.Module, layout: Layout, prep: Preprocess) -> Callable:
-    """`predict(params, batch) -> float [B, classes]`, to be compiled: log-probabilities.
+    """Returns `predict(params, batch)`, the log-probabilities [B, classes], to be compiled.
 
-    Softmax probabilities are averaged over the V views of each image (paper, section 4.1): the
-    batch's `images` are uint8 [B, V, S, S, 3] and its `crops` int32 [B, V, 3]. No dropout, no
-    colour noise.
+    The softmax probabilities are averaged over the V views of each image (paper, section 4.1). The
+    batch holds `images`, uint8 [B, V, S, S, 3], and `crops`, int32 [B, V, 3]. There is no dropout
+    and no colour noise.
     """
     local_model = model.clone(placement=layout.placement)
 
     def predict(params: dict, batch: dict):
         specs = layout.param_specs(params)
-        dtypes = _layer_dtypes(model, batch["images"].shape[2:])
+        dtypes = layer_dtypes(model, batch["images"].shape[2:])
 
         def local_log_probs(params, images, crops):
             views = images.shape[1]
@@ -230,9 +231,3 @@ def make_predict(model: nn.Module, layout: Layout, prep: Preprocess) -> Callable
         )(params, batch["images"], batch["crops"])
 
     return predict
-
-
-def _sharded_preprocess(prep: Preprocess, layout: Layout) -> Callable:
-    """`prep` on each device's own images, so that the compiler cannot move any of them."""
-    spec = layout.images_spec
-    return jax.shard_map(prep, mesh=layout.mesh, in_specs=(spec, spec, spec, P()), out_specs=spec)

@@ -1,11 +1,11 @@
-"""The layer table of a net: nothing is trained and no data set is needed.
+"""Prints the layers of a net, without training and without a data set.
 
 python -m alexnet_jax.summary --config=FILE [--config.FIELD=VALUE …]
 python -m alexnet_jax.summary --workdir=RUN | --weights=NAME|FILE
 
-For each layer its output [H x W x C] of one image, parameters, multiply-adds forward on one image,
-receptive field (the side in pixels of what one of its outputs depends on), and, of a net in two
-towers, whose maps a tower reads.
+For each layer it prints the output [H x W x C] of one image, the parameters, the multiply-adds of
+the forward pass on one image, and the receptive field: the side in pixels of the square on which
+one output depends. For a net in two towers it also prints the maps that each tower reads.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from alexnet_jax.models import AlexNet, Operation, operations
 from alexnet_jax.trained import pictures
 from alexnet_jax.trained.pretrained import open_pretrained
 
-# Classes of data sets that need not be here, by their name without the version.
+# {name of a data set without its version: its number of classes}, to be known without its data.
 CLASSES = {"imagenet2012": 1000, "imagenette": 10, "cifar10": 10, "cifar10_jpeg": 10, "photos": 12}
 
 
@@ -29,7 +29,7 @@ def num_classes(config: Config) -> int:
     """Returns how many classes the configuration's net has.
 
     Raises:
-        UserError: it doesn't say, and the data set is neither well known nor here.
+        UserError: the configuration does not say so, and the data set is not available.
     """
     if config.model.num_classes is not None:
         return config.model.num_classes
@@ -46,10 +46,10 @@ def num_classes(config: Config) -> int:
 
 
 def receptive_fields(table: Iterable[Operation]) -> dict[str, int]:
-    """Returns the side in pixels of the receptive field of each activation of the convolutions.
+    """Returns {activation: the side in pixels of its receptive field} for convolutional layers.
 
-    The receptive field is the square of the image that one output depends on; padding counts as
-    image. The keys are the activations' names.
+    The receptive field is the square of the image on which one output depends, where padding counts
+    as a part of the image.
     """
     fields, field, jump = {}, 1, 1  # jump: pixels from one output to the next
     for op in table:
@@ -60,10 +60,10 @@ def receptive_fields(table: Iterable[Operation]) -> dict[str, int]:
 
 
 def show(config: Config) -> None:
-    """Prints the table of the net that a configuration describes.
+    """Prints the layers of the net that a configuration describes.
 
     Raises:
-        UserError: see `num_classes`; the net doesn't fit its images.
+        UserError: `num_classes` raises it, or the images are too small for the net.
     """
     model = make_model(config, num_classes(config))
     show_net(config.model.name, model, config.data.image_size)
@@ -83,11 +83,11 @@ def show_net(name: str, model: AlexNet, size: int) -> None:
         extra.append(("tower reads", {op.name: reads[op.reads] for op in table if op.kernel}))
     towers = "two towers" if model.towers == 2 else "one tower"
     console.say(f"{name}, {towers}, one image of {size} x {size}")
-    console.layer_table(model, (size, size, 3), extra=extra)
+    console.layer_table(model, size, extra=extra)
 
 
 def main(_):
-    """Prints the table of --config, or of a trained net."""
+    """Prints the layers of the net of --config, or of a trained net."""
     given = flags.FLAGS
     if not (given.workdir or given.weights):
         show(given.config)

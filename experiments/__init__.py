@@ -1,4 +1,4 @@
-"""The project's experiments: its sweeps of runs, their records, and the pages made of them."""
+"""Contains the project's experiments: sweeps of runs, their records, and pages made of them."""
 
 from alexnet_jax.runtime import process
 

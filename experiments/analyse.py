@@ -1,11 +1,11 @@
-"""What the trained nets of the sweeps show besides their errors: claims 1, 10, 14 and 15.
+"""Analyses the trained nets of the sweeps beyond their errors, for claims 1, 10, 14 and 15.
 
     python -m experiments.analyse [averaging|views|specialisation|neighbours …]
         [--out=runs/sweeps] [--data_dir=DIR] [--record]
 
-Reads the checkpoints of finished runs in --out, trains nothing, and prints what it measured;
---record writes experiments/results/NAME/runs.jsonl. What each is, `experiments.definition.ANALYSES`
-says.
+It reads the checkpoints of finished runs in --out, trains nothing, and prints its measurements.
+With --record it writes experiments/results/NAME/runs.jsonl. `experiments.definition.ANALYSES`
+describes each analysis.
 """
 
 import functools
@@ -27,20 +27,20 @@ from alexnet_jax.records import provenance
 from experiments.definition import FOLDER, Cell, cell, load_all, load_sweep
 from experiments.record import write_records
 
-AVERAGED = 5  # nets, as in the paper's Table 2
+AVERAGED = 5  # the number of averaged nets, as in the paper's Table 2
 NEAREST = 5
-SHUFFLES = 10_000  # random deals of conv1's kernels to two towers
-LOW_FREQUENCY = 0.25  # cycles a pixel
-NEEDED = {"specialisation_large": "kernels"}  # the kind of net of an analysis; else the baseline
+SHUFFLES = 10_000  # the number of random divisions of conv1's kernels into two towers
+LOW_FREQUENCY = 0.25  # in cycles per pixel
+NEEDED = {"specialisation_large": "kernels"}  # {analysis: its kind of net, if not the baseline}
 
-Trained = tuple[Run, dict]  # with its parameters
+Trained = tuple[Run, dict]  # a run and its parameters
 
 
 def finished(out: Path) -> dict[str, list[Cell]]:
-    """The cells that have ended, in the order of seeds, of each kind of net on Imagenette's bench.
+    """Returns the finished cells of each kind of net on configs/bench_imagenette.py, by seed.
 
-    Each kind once, under the name of the first sweep that has it; `baseline` is the bench's own.
-    Beside these, `kernels`: the baseline of sweeps/kernels.py, whose conv1 has the paper's size.
+    A kind has the name of the first sweep that contains it; `baseline` is the configuration itself.
+    `kernels` is the baseline of sweeps/kernels.py, whose conv1 has the paper's size.
     """
     found: dict[str, list[Cell]] = {}
     seen = set()
@@ -62,7 +62,7 @@ def finished(out: Path) -> dict[str, list[Cell]]:
 
 
 def averaging(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Iterator[dict]:
-    """One net alone, on average, and the mean of the predictions of five, of each kind of net."""
+    """Yields, for each kind of net, the mean error of one net and that of five nets averaged."""
     number = 0
     for name, cells in runs.items():
         if len(cells) < AVERAGED:
@@ -79,7 +79,7 @@ def averaging(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> I
 
 
 def views(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Iterator[dict]:
-    """The baseline's errors from the centre and from ten views."""
+    """Yields the baseline's errors from the centre crop and from ten views."""
     for each in runs["baseline"]:
         run, params = load(each)
         for variant, count in (("centre", 1), ("ten views", 10)):
@@ -90,9 +90,9 @@ def views(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Itera
 def specialisation(
     runs: dict[str, list[Cell]], load: Callable[[Cell], Trained], kind: str = "baseline"
 ) -> Iterator[dict]:
-    """How far the towers' kernels of conv1 differ in colour, and how far chance would have it.
+    """Yields how much the towers' kernels of conv1 differ in colour, and how much by chance.
 
-    `p` is the share of random deals with a difference as large as that of the net.
+    `p` is the share of random divisions into towers with a difference as large as that of the net.
     """
     for each in runs[kind]:
         _, params = load(each)
@@ -112,18 +112,18 @@ def specialisation(
 
 
 def colour_energy(kernel: np.ndarray) -> np.ndarray:
-    """Each kernel's share of energy in colour, [C] in 0..1, of a kernel [h, w, 3, C].
+    """Returns the share of energy in colour, [C] in 0..1, for kernels [h, w, 3, C].
 
-    What is left of its squares when each weight's mean over red, green and blue is taken out.
+    It is the part of the sum of squares that remains without the mean over red, green and blue.
     """
     grey = kernel.mean(axis=2, keepdims=True)
     return ((kernel - grey) ** 2).sum((0, 1, 2)) / (kernel**2).sum((0, 1, 2))
 
 
 def low_frequency_energy(kernel: np.ndarray) -> np.ndarray:
-    """Each kernel's share of energy below a quarter of a cycle a pixel, [C] in 0..1.
+    """Returns each kernel's share of energy below a quarter of a cycle per pixel, [C] in 0..1.
 
-    Of white noise it is about a fifth, the share of such frequencies in all.
+    For white noise it is about a fifth, the share of such frequencies among all.
     """
     power = np.abs(np.fft.fft2(kernel, axes=(0, 1))) ** 2
     rows, columns = (np.fft.fftfreq(size) for size in kernel.shape[:2])
@@ -132,13 +132,13 @@ def low_frequency_energy(kernel: np.ndarray) -> np.ndarray:
 
 
 def gap(share: np.ndarray) -> float:
-    """The difference of the means of the two halves, in points."""
+    """Returns the difference of the means of the two halves, in percentage points."""
     first, second = np.split(share, 2)
     return 100 * abs(float(first.mean() - second.mean()))
 
 
 def neighbours(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Iterator[dict]:
-    """Of the five nearest training images, the share of the query's class, in fc7 and in pixels."""
+    """Yields the share of the query's class among the five nearest images, in fc7 and in pixels."""
     for each in runs["baseline"]:
         run, params = load(each)
         spec = run.data.spec
@@ -153,10 +153,11 @@ def neighbours(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> 
 
 
 def features(run: Run, params: dict, split: str) -> dict[str, np.ndarray]:
-    """Every example of a split, from its centre.
+    """Computes the features of the centre crop of every example of a split.
 
-    Returns `fc7` float32 [N, units], `logits` float32 [N, classes], `pixels` float32 [N, S*S*3] as
-    the net reads them, `images` uint8 [N, S, S, 3] and `labels` int32 [N].
+    Returns:
+        `fc7` float32 [N, units], `logits` float32 [N, classes], `pixels` float32 [N, S*S*3] as the
+        net reads them, `images` uint8 [N, S, S, 3] and `labels` int32 [N].
     """
 
     @jax.jit
@@ -193,9 +194,9 @@ KINDS = {
 
 
 def loader(out: Path, data_dir: str = "") -> Callable[[Cell], Trained]:
-    """A function that opens a finished cell's run with its parameters."""
+    """Returns a function that opens the run of a finished cell with its parameters."""
 
-    @functools.lru_cache(maxsize=AVERAGED)  # each holds its data set
+    @functools.lru_cache(maxsize=AVERAGED)  # Each run holds its data set.
     def load(of: Cell) -> Trained:
         run, params, _ = load_run(out / of.folder, data_dir=data_dir)
         return run, params
@@ -204,7 +205,7 @@ def loader(out: Path, data_dir: str = "") -> Callable[[Cell], Trained]:
 
 
 def main(names: Sequence[str]) -> None:
-    """Analyses, and records if told to."""
+    """Runs the named analyses, prints them, and records them with --record."""
     for name in names:
         choose(name, KINDS, "analysis")
     out = Path(flags.FLAGS.out)
@@ -223,7 +224,7 @@ def main(names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.define_path("out", "runs/sweeps", "Where the runs of the sweeps are.")
-    flags.DEFINE_string("data_dir", "", "Where TFDS's data sets lie.")
+    cli.define_path("out", "runs/sweeps", "The folder of the sweeps' work directories.")
+    flags.DEFINE_string("data_dir", "", "The folder of TFDS's data sets.")
     flags.DEFINE_boolean("record", False, "Write experiments/results/NAME/runs.jsonl.")
     cli.run(main, takes_files=True)

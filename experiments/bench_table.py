@@ -1,4 +1,4 @@
-"""The table of speeds in docs/speed.md: targets beside what the newest records reached.
+"""Makes the table of speeds in docs/speed.md: targets and what the newest records reached.
 
     python -m experiments.bench_table
 
@@ -25,7 +25,10 @@ IGNORED = ("data.data_dir", "mesh.data")
 
 @dataclass(frozen=True)
 class Row:
-    """What to show: of the newest record in `mode` of `config` with `overrides`, on CPU or GPU."""
+    """Describes what to show of the newest record in `mode` of `config` with `overrides`.
+
+    It is a record of a CPU or of a GPU.
+    """
 
     what: str
     target: str
@@ -120,7 +123,7 @@ ROWS = (
 
 
 def records(mode: str, config: str, overrides: dict, results: Path = RESULTS) -> list[dict]:
-    """The records of `mode` with that configuration and those overrides, the newest first."""
+    """Returns the records of `mode` with this configuration and these overrides, newest first."""
     path = results / f"{mode}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [each for each in map(json.loads, reversed(lines)) if _matches(each, config, overrides)]
@@ -135,7 +138,7 @@ def _matches(record: dict, config: str, overrides: dict) -> bool:
 
 
 def table(results: Path = RESULTS) -> str:
-    """The table in Markdown."""
+    """Returns the table in Markdown."""
     lines = ["| what | target | reached | on |", "| --- | --- | --- | --- |"]
     for row in ROWS:
         shown, device = "not measured", ""

@@ -17,7 +17,7 @@ TARGET = 25.0  # training error in percent of Figure 1
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of a run.
+    """Describes a number of a run.
 
     Attributes:
         title: its name in a table, with the unit.
@@ -37,12 +37,12 @@ def _final(name: str) -> Callable[[dict], float]:
 
 
 def curve(line: dict, *, training: bool) -> list[dict]:
-    """The lines of a record's curve that are of the training split, or of the evaluated one."""
+    """Returns the lines of a record's curve of the training split, or of the evaluation split."""
     return [each for each in line["curve"] if (each["split"] == "train") == training]
 
 
 def _trained(name: str) -> Callable[[dict], float | None]:
-    """The mean of a training number over the last epoch, as the steps saw it."""
+    """Returns the mean of a training metric over the last epoch, as the steps recorded it."""
 
     def of(line):
         train = curve(line, training=True)
@@ -57,7 +57,7 @@ def _gap(line: dict) -> float:
 
 
 class AtLeast(float):
-    """A number of a run that ended before it was known: it is this or more."""
+    """Represents a number that is at least this, because the run ended before it was known."""
 
 
 def _epochs_to_target(line: dict) -> float:
@@ -93,7 +93,7 @@ MEASURES = {
 
 
 def value(line: dict, measure: str) -> float | None:
-    """The measure of one record; None where it has none."""
+    """Returns the measure of one record, or None if it has none."""
     choose(measure, MEASURES, "measure")
     if measure in line.get("measures", {}):
         return line["measures"][measure]
@@ -101,14 +101,14 @@ def value(line: dict, measure: str) -> float | None:
 
 
 def by_seed(lines: Sequence[dict], variant: str, measure: str) -> dict[int, float | None]:
-    """{seed: the measure} of the records of a variant."""
+    """Returns {seed: the measure} of the records of a variant."""
     chosen = [line for line in lines if line["variant"] == variant]
     return {line["seed"]: value(line, measure) for line in chosen}
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference, or geometric mean quotient, over `n` pairs, and its 95% interval.
+    """Holds a mean difference or geometric mean ratio over `n` pairs, and its 95% interval.
 
     Attributes:
         low, high: None with fewer than two pairs. Of a lower bound, `high` is infinite.
@@ -130,17 +130,17 @@ class Interval:
 
     @property
     def neutral(self) -> float:
-        """What stands for no difference."""
+        """Returns the value that stands for no difference."""
         return 1.0 if self.ratio else 0.0
 
     @property
     def visible(self) -> bool:
-        """Whether the interval leaves no difference out."""
+        """Returns whether the interval excludes no difference."""
         return self.low is not None and not self.low <= self.neutral <= self.high
 
 
 def paired(a: dict[int, float | None], b: dict[int, float | None], *, ratio=False):
-    """`a` minus `b`, or `a` over `b`, of the seeds that both have: an Interval by Student's t.
+    """Compares `a` with `b` on the seeds that both have, by a difference or ratio and Student's t.
 
     None where there is no such seed, a value is missing, or one of `b` is a lower bound.
     """
@@ -168,7 +168,7 @@ def paired(a: dict[int, float | None], b: dict[int, float | None], *, ratio=Fals
 
 
 def verdict(interval: Interval | None, paper: float | str | None, p: float | None = None) -> str:
-    """What was found, beside what the paper says of the difference.
+    """Returns the verdict on a difference, compared with what the paper says of it.
 
     Only the direction decides between "agrees" and "contradicts": at another scale the size may
     well be another. Where no difference shows, the interval either leaves the paper's out ("no

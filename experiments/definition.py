@@ -1,16 +1,16 @@
-"""What a sweep is: a Python file with a base configuration and named variants of it.
+"""Defines what a sweep is: a Python file with a base configuration and named variants of it.
 
     BASE = "configs/bench_imagenette.py"
     VARIANTS = {"baseline": {}, "no LRN": {"model.lrn": False}}
 
-Beside these two it may have OVERRIDES, of every variant; SEEDS, how many of each (3); UNIT, what
-else their number counts; BASELINE, the variant that the others are compared with ("baseline", or
-else the first); CLAIM, its number in the ledger; MEASURES, names out of experiments/compare.py;
-FAMILY, whether its variants are one family of findings, whose p values are corrected together; and
-PAPER, what the paper says of a variant's difference to the baseline: a number in the first measure,
-"higher" or "lower", or a dict of these by measure. The file's first line says what it is about. A
-variant whose `init_from` is another's name begins, seed by seed, with the weights that the other
-ended with.
+The file may also have these names. OVERRIDES are fields of every variant. SEEDS is the number of
+seeds of each variant (3). UNIT is what else the number of runs counts. BASELINE is the variant with
+which the others are compared ("baseline", or else the first). CLAIM is its number in the ledger.
+MEASURES are names in experiments/compare.py. FAMILY says whether the p values of its variants are
+corrected together. PAPER is what the paper says of a variant's difference to the baseline: a number
+in the first measure, "higher" or "lower", or a dict of these by measure. The first line of the file
+says what the sweep is about. If `init_from` of a variant is the name of another one, each seed
+starts with the final weights of the other's.
 """
 
 import ast
@@ -28,9 +28,9 @@ from alexnet_jax.config import NEVER, Config, flatten, load_config, override
 from alexnet_jax.errors import UserError, choose, nearest
 from alexnet_jax.models import AlexNet, operations
 
-ROOT = Path(__file__).parents[1]  # base configurations are named from here
+ROOT = Path(__file__).parents[1]  # the folder from which base configurations are named
 FOLDER = Path(__file__).parent / "sweeps"
-# What decides neither the numbers of a run nor which of them are written down.
+# Fields that decide neither the numbers of a run nor which of them are written down.
 ELSEWHERE = (
     "data.data_dir",
     "data.backend",
@@ -47,7 +47,7 @@ EXAMPLES |= {"imagenette": (9_469, 3_925)}
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """The definition in one file; see the module's text for the fields."""
+    """Holds the definition in one file; the docstring of the module describes its fields."""
 
     name: str
     about: str
@@ -55,20 +55,20 @@ class Sweep:
     variants: dict[str, dict]
     overrides: dict = field(default_factory=dict)
     seeds: int = 3
-    unit: str = "seeds"  # what the values of a row are counted in
+    unit: str = "seeds"  # what the number of values in a row counts
     baseline: str = "baseline"
     claim: int | None = None
     measures: tuple[str, ...] = ("top1_error", "loss")
     paper: dict[str, float | str | dict[str, float | str]] = field(default_factory=dict)
-    family: bool = False  # its findings' p values are corrected together
+    family: bool = False  # whether the p values of its findings are corrected together
 
     @property
     def sources(self) -> set[str]:
-        """The variants that only give others their initial weights."""
+        """Returns the variants that only provide initial weights for others."""
         return {fields.get("init_from") for fields in self.variants.values()} & set(self.variants)
 
     def said(self, variant: str, measure: str) -> float | str | None:
-        """What the paper says of the variant's difference to the baseline in the measure."""
+        """Returns what the paper says of a variant's difference to the baseline in a measure."""
         paper = self.paper.get(variant)
         if isinstance(paper, dict):
             return paper.get(measure)
@@ -77,32 +77,32 @@ class Sweep:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One run of a sweep. Cells of several sweeps with one `digest` are the same run."""
+    """Describes one run of a sweep; cells of several sweeps with the same `digest` are one run."""
 
     sweep: Sweep
     variant: str
     seed: int
     config: Config
     digest: str
-    source: "Cell | None" = None  # the run with whose weights it begins
+    source: "Cell | None" = None  # the run with whose weights it starts
 
     @property
     def overrides(self) -> dict:
-        """The fields that differ from the sweep's base, the seed left out."""
+        """Returns the fields that differ from the sweep's base, without the seed."""
         return {**self.sweep.overrides, **self.sweep.variants[self.variant]}
 
     @property
     def folder(self) -> str:
-        """The name of its work directory."""
+        """Returns the name of its work directory."""
         return f"{Path(self.sweep.base).stem}-{self.digest}"
 
     @property
     def title(self) -> str:
-        """How it is called on the screen."""
+        """Returns its name on the screen."""
         return f"{self.sweep.name}: {self.variant}, seed {self.seed}"
 
     def command(self, python: str, workdir: Path, data_dir: str = "") -> list[str]:
-        """The command line of the run; relative paths are from the project's root."""
+        """Returns the command line of the run, with paths relative to the project's root."""
         fields = {**self.overrides, "seed": self.seed}
         if data_dir:
             fields["data.data_dir"] = data_dir
@@ -113,12 +113,12 @@ class Cell:
         return [*main, f"--workdir={workdir}", *flags]
 
     def settings(self) -> dict:
-        """All fields in which the run differs from configs/base.py, the seed left out."""
+        """Returns all fields that differ from configs/base.py, without the seed."""
         return {name: v for name, v in _differences(self.config).items() if name != "seed"}
 
 
 def load_sweep(path: str | Path) -> Sweep:
-    """The sweep that a file defines.
+    """Returns the sweep that a file defines.
 
     Raises:
         UserError: the file is missing or fails, or what it defines is no sweep.
@@ -147,7 +147,7 @@ def load_sweep(path: str | Path) -> Sweep:
 
 
 def load_all() -> list[Sweep]:
-    """Every sweep of experiments/sweeps, by claim and name."""
+    """Returns every sweep of experiments/sweeps, in the order of claims and names."""
     sweeps = [load_sweep(path) for path in sorted(FOLDER.glob("*.py"))]
     return sorted(sweeps, key=lambda sweep: (sweep.claim or 0, sweep.name))
 
@@ -211,13 +211,13 @@ ANALYSES = (
 
 
 def studies() -> dict[str, Sweep]:
-    """All sweeps and analyses by name, in the order of their claims."""
+    """Returns all sweeps and analyses by name, in the order of their claims."""
     every = sorted((*load_all(), *ANALYSES), key=lambda sweep: sweep.claim or 0)
     return {sweep.name: sweep for sweep in every}
 
 
 def configuration(sweep: Sweep, variant: str, seed: int) -> Config:
-    """The variant's configuration.
+    """Returns the configuration of a variant.
 
     Raises:
         UserError: a field is unknown, or its value of another type.
@@ -239,14 +239,17 @@ def configuration(sweep: Sweep, variant: str, seed: int) -> Config:
 
 @functools.cache
 def cell(sweep: Sweep, variant: str, seed: int) -> Cell:
-    """One run, known by what decides its numbers: a preset's own value is that value given."""
+    """Returns one run, whose digest depends on what decides its numbers.
+
+    A field that has the preset's value by default or explicitly gives the same digest.
+    """
     config = configuration(sweep, variant, seed)
     model = make_model(config, num_classes=1)
     decisive = {k: v for k, v in _differences(config).items() if not k.startswith("model.")}
     decisive["model.name"] = config.model.name
     for name, value in vars(resolve(config, model).model).items():
         # Defaults are left out, so that a field that is added later renames no earlier run.
-        if name not in ("name", "num_classes") and value != getattr(AlexNet, name):
+        if name not in ("name", "module", "num_classes") and value != getattr(AlexNet, name):
             decisive[f"model.{name}"] = value
     source = None
     if config.init_from in sweep.sources:
@@ -257,7 +260,7 @@ def cell(sweep: Sweep, variant: str, seed: int) -> Cell:
 
 
 def cells(sweeps: Sequence[Sweep], seeds: int | None = None) -> list[Cell]:
-    """All runs in the order in which to start them: seed 0 of every variant, then seed 1, ….
+    """Returns all runs in the order of their start: seed 0 of every variant, then seed 1, ….
 
     What is stopped half-way is then balanced.
     """
@@ -272,7 +275,7 @@ def cells(sweeps: Sequence[Sweep], seeds: int | None = None) -> list[Cell]:
 
 
 def cost(config: Config) -> float | None:
-    """Floating-point operations of the run, roughly; None where the number of images is unknown.
+    """Estimates the floating-point operations of a run, or returns None for an unknown data set.
 
     A multiply-add is two; the backward pass takes twice the forward pass.
     """
@@ -292,12 +295,12 @@ def cost(config: Config) -> float | None:
 
 @functools.cache
 def forward_flops(model: AlexNet, size: int) -> int:
-    """Of one image of `size` pixels through the net, from shapes alone."""
+    """Returns the operations for one image of `size` pixels through the net."""
     return sum(2 * op.multiply_adds for op in operations(model, size))
 
 
 def _differences(config: Config) -> dict:
-    """The fields in which a configuration differs from configs/base.py."""
+    """Returns the fields of a configuration that differ from configs/base.py."""
     base = _base()
     return {
         name: value
@@ -312,6 +315,6 @@ def _base() -> dict:
 
 
 def _share(split: str) -> float:
-    """The share of the examples that a split such as 'train[:20%]' has."""
+    """Returns the share of the examples in a split such as 'train[:20%]'."""
     match = re.search(r"\[:(\d+)%\]$", split)
     return int(match[1]) / 100 if match else 1.0

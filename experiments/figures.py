@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from recorded results and from checkpoints.
+"""Draws the paper's figures from recorded results and from checkpoints.
 
     python -m experiments.figures [NAME …] [--out=runs/sweeps] [--workdir=RUN] [--data_dir=DIR]
         [--write]
@@ -41,11 +41,11 @@ UNDER = {"lrn": "LRN", "max_pool": "pool", "drop": "dropout"}  # a layer in Figu
 
 
 class Missing(UserError):
-    """There is nothing to draw from yet."""
+    """Reports that there is nothing to draw from yet."""
 
 
 def records(name: str) -> tuple[Sweep, list[dict]]:
-    """A sweep with its records.
+    """Holds a sweep with its records.
 
     Raises:
         Missing: there are none.
@@ -77,7 +77,7 @@ def _save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def activations(name: str, folder: Path) -> None:
-    """Figure 1: training error over epochs of each activation, a line a seed, and 25%."""
+    """Draws Figure 1: the training error over epochs of each activation and seed, and 25%."""
     sweep, lines = records(name)
     figure, axes = _axes(5.6, 3.8)
     reached = {}
@@ -116,7 +116,7 @@ def _title(reached: dict[str, float]) -> str:
 
 
 def dropout(name: str, folder: Path) -> None:
-    """Training and validation error, and validation loss, with and without dropout."""
+    """Draws training error, validation error and validation loss, with and without dropout."""
     sweep, lines = records(name)
     figure, (errors, losses) = _axes(8.0, 3.6, ncols=2)
     for variant, colour in zip(sweep.variants, COLOURS, strict=False):
@@ -142,7 +142,7 @@ def dropout(name: str, folder: Path) -> None:
 
 
 def dropout_pooling(name: str, folder: Path) -> None:
-    """A heat map of the mean validation error of each cell, with its deviation over seeds."""
+    """Draws a heat map of the mean validation error of each cell, with its deviation over seeds."""
     _, lines = records(name)
     cells = {line["variant"]: None for line in lines}
     rates = list(dict.fromkeys(cell.partition(", ")[0] for cell in cells))
@@ -178,7 +178,7 @@ def dropout_pooling(name: str, folder: Path) -> None:
 
 
 def architecture(name: str, folder: Path) -> None:
-    """Figure 2: the paper's net, from the module itself; an arrow wherever a layer reads."""
+    """Draws Figure 2 from the module itself, with an arrow to each layer from what it reads."""
     model = models.create("alexnet")
     table = models.operations(model, 224)
     figure = Figure(figsize=(11, 4.4), dpi=150, layout="constrained")
@@ -234,14 +234,14 @@ def _arrow(axes, start, end, crossing) -> None:
 
 @dataclass(frozen=True)
 class Runs:
-    """Where checkpoints are found."""
+    """Says where checkpoints are found."""
 
     out: Path
     data_dir: str
     workdir: str | None = None
 
     def of(self, kind: str):
-        """(Run, parameters) of `workdir`, or of the first finished run of that kind in `out`."""
+        """Returns (run, parameters) of `workdir`, or of a kind's first finished run in `out`."""
         if self.workdir:
             return load_run(Path(self.workdir), data_dir=self.data_dir)[:2]
         found = analyse.finished(self.out)
@@ -251,7 +251,7 @@ class Runs:
 
 
 def kernels(name: str, folder: Path, runs: Runs) -> None:
-    """Figure 3: conv1's kernels, one tower's above the other's, each by its colour energy."""
+    """Draws Figure 3: the kernels of conv1 by colour energy, one tower above the other."""
     run, params = runs.of("kernels")
     kernel = np.asarray(params["conv1"]["kernel"])
     share = analyse.colour_energy(kernel)
@@ -277,7 +277,7 @@ def kernels(name: str, folder: Path, runs: Runs) -> None:
 
 
 def predictions(name: str, folder: Path, runs: Runs) -> None:
-    """Figure 4: validation images with their likeliest classes, and their nearest neighbours."""
+    """Draws Figure 4: validation images with their most probable classes and nearest neighbours."""
     run, params = runs.of("baseline")
     spec = run.data.spec
     queries = analyse.features(run, params, spec.eval_split)

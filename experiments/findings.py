@@ -1,4 +1,4 @@
-"""What the records say of each claim: one finding a compared variant and measure.
+"""Derives from the records what was found for each claim: one finding per variant and measure.
 
 Differences are to the sweep's baseline, over pairs of runs of one seed. Each claim has one primary
 finding, which gives the claim's verdict and is fixed here, in code, before its runs.
@@ -39,7 +39,7 @@ PRIMARY: dict[int, Name] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """A variant's difference to its baseline in one measure, as texts and as numbers.
+    """Holds a variant's difference to its baseline in one measure, as texts and as numbers.
 
     Attributes:
         name: study, variant and measure.
@@ -62,13 +62,13 @@ class Finding:
 
     @property
     def title(self) -> str:
-        """What is compared, in what."""
+        """Returns what is compared, and in which measure."""
         _, variant, measure = self.name
         return f"{variant}: {MEASURES[measure].title}"
 
 
 def of_claim(number: int, names: Sequence[str]) -> list[Finding]:
-    """The claim's findings in the studies `names`, the primary one first."""
+    """Returns the findings for a claim in the studies `names`, with the primary one first."""
     known = studies()
     found = [
         finding
@@ -80,7 +80,7 @@ def of_claim(number: int, names: Sequence[str]) -> list[Finding]:
 
 
 def of_study(sweep: Sweep, primary: Name | None = None) -> list[Finding]:
-    """The findings in one sweep's or analysis' records.
+    """Returns the findings in the records of one sweep or analysis.
 
     Raises:
         UserError: see `records`.
@@ -115,7 +115,7 @@ def of_study(sweep: Sweep, primary: Name | None = None) -> list[Finding]:
 
 
 def records(sweep: Sweep) -> list[dict]:
-    """The sweep's records.
+    """Returns the records of a sweep.
 
     Raises:
         UserError: one is of another configuration than the sweep has now.
@@ -134,7 +134,7 @@ def records(sweep: Sweep) -> list[dict]:
 
 
 def _corrected(intervals: Sequence[Interval | None], *, together: bool) -> list[float | None]:
-    """The p value of each interval that has one, corrected by Holm's method if `together`."""
+    """Returns the p values of the intervals, corrected by Holm's method if `together`."""
     raw = [interval.p if interval else None for interval in intervals]
     known = [p for p in raw if p is not None]
     if together and known:

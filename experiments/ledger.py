@@ -1,18 +1,18 @@
-"""The paper's claims: what it says, what came out here, a verdict each, and all findings behind it.
+"""Writes the ledger of the paper's claims, with their results, verdicts and findings.
 
     python -m experiments.ledger [--write | --check]
 
-Prints experiments/ledger.md as the recorded results have it; --write writes it, and --check fails
-when it differs from them.
+It prints experiments/ledger.md as it follows from the recorded results. --write writes the file,
+and --check fails if the file differs.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_jax import cli, models
-from alexnet_jax.console import layer_rows
 from alexnet_jax.runtime import settings
 from experiments import findings, pages, record
 from experiments.compare import MEASURES
@@ -25,10 +25,15 @@ NOT_RUN = "paper scale: not run"
 
 @dataclass(frozen=True)
 class Claim:
-    """A row: `says` with its section and number, and the sweeps and analyses that test it.
+    """Describes a claim of the paper.
 
-    own: (what came out, verdict) of a claim that no sweep tests.
-    configs: the configurations at the paper's scale.
+    Attributes:
+        number: its number in the ledger.
+        says: what the paper says, with the section.
+        paper: the paper's numbers.
+        names: the sweeps and analyses that test it.
+        own: a function that returns (result, verdict) of a claim that no sweep tests.
+        configs: the configurations at the paper's scale.
     """
 
     number: int
@@ -40,10 +45,10 @@ class Claim:
 
 
 def sizes() -> tuple[str, str]:
-    """Parameters and units of the paper's net, as its shapes have them."""
-    layers = layer_rows(models.create("alexnet"), (224, 224, 3))
+    """Returns the parameters and units of the paper's net by its shapes, and the verdict."""
+    layers = models.activations(models.create("alexnet"), 224)
     parameters = {name: count for name, _, count in layers if count}
-    units = {name: _product(shape) for name, shape, count in layers if count}
+    units = {name: math.prod(shape) for name, shape, count in layers if count}
     total = sum(parameters.values())
     largest = {name: 100 * count / total for name, count in parameters.items() if "conv" in name}
     over = ", ".join(f"{name} {share:.2f}%" for name, share in largest.items() if share > 1)
@@ -54,22 +59,15 @@ def sizes() -> tuple[str, str]:
     )
 
 
-def _product(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
 ONE_GPU = {"model.name": "alexnet_half", "mesh.data": 1}  # half the kernels (3.5)
 TWO_GPUS = {"mesh.layout": "towers", "mesh.model": 2, "mesh.data": 1}
 
 
 def times() -> tuple[str, str]:
-    """The two-GPU net's training step against the one-GPU net's.
+    """Compares the training step of the two-GPU net with that of the one-GPU net.
 
-    From the newest `bench step --record` of each, of configs/imagenet2012.py on one kind of GPU,
-    that are alike in all other fields.
+    It takes the newest `bench step --record` of each, of configs/imagenet2012.py on one kind of
+    GPU, that agree in all other fields.
     """
     path = record.RESULTS / "bench" / "step.jsonl"
     lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
@@ -180,7 +178,7 @@ SIGNS = {"agrees": "🟢", "contradicts": "🔴", "no effect of that size": "�
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with all that was found of it, and what its primary finding or own count says."""
+    """Holds a claim with its findings, and the result and verdict of its primary finding."""
 
     claim: Claim
     findings: Sequence[Finding]
@@ -189,7 +187,7 @@ class Judged:
 
 
 def judge(claim: Claim) -> Judged:
-    """The claim's findings and its verdict, which is that of its primary finding."""
+    """Returns the findings for a claim and its verdict, which is that of its primary finding."""
     if claim.own:
         return Judged(claim, (), *claim.own())
     found = findings.of_claim(claim.number, claim.names)
@@ -202,7 +200,7 @@ def judge(claim: Claim) -> Judged:
 
 
 def summary(judged: Sequence[Judged]) -> str:
-    """How many claims have which verdict, in a sentence."""
+    """Returns a sentence with the number of claims of each verdict."""
     verdicts = [each.verdict.partition(" in ")[0] for each in judged]
     counts = [(verdicts.count(word), words) for word, words in SENTENCE.items()]
     rest = len(judged) - sum(count for count, _ in counts)
@@ -220,7 +218,7 @@ SENTENCE = {
 
 
 def grid(*, short: bool = False) -> list[list[str]]:
-    """One row a claim, as texts, the header first; `short` leaves out the configurations."""
+    """Returns a header and one row per claim as texts; `short` leaves out the configurations."""
     texts = [["claim", "the paper says", "its number", "found here", "verdict"]]
     texts[0] += [] if short else ["at the paper's scale"]
     for judged in map(judge, CLAIMS):
@@ -234,7 +232,7 @@ def grid(*, short: bool = False) -> list[list[str]]:
 
 
 def all_findings() -> list[list[str]]:
-    """One row a finding, as texts, the header first."""
+    """Returns a header and one row per finding as texts."""
     texts = [["claim", "finding", "the paper's", "found [95%]", "n", "p", "would show", "verdict"]]
     for claim in CLAIMS:
         for each in judge(claim).findings:
@@ -249,7 +247,7 @@ def all_findings() -> list[list[str]]:
 
 
 def text() -> str:
-    """The whole of ledger.md."""
+    """Returns the text of ledger.md."""
     return f"""# The paper's claims
 
 {summary([judge(claim) for claim in CLAIMS])}
@@ -274,7 +272,7 @@ leaves the paper's number out, and "not visible" that these seeds cannot tell.
 
 def main(_) -> int:
     """Prints, writes or checks the ledger; returns the exit status."""
-    settings.compute_on_cpu()  # only shapes are computed
+    settings.compute_on_cpu()  # Only shapes are computed.
     return pages.answer(PATH, text())
 
 

@@ -1,11 +1,11 @@
-"""Does the loader's memory stay flat? Reads training batches and records the process's memory.
+"""Checks that the loader's memory does not grow: reads batches and records the memory.
 
     python -m experiments.loader_memory --config=configs/default.py --config.data.backend=tfdata
 
-Each batch is waited for on the device and dropped; no net is trained. Prints resident memory now
-and then, and appends one line to experiments/results/loader_memory/results.jsonl: provenance, the
-data's fields, [step, resident MiB] of 100 instants, and the growth in the run's last nine tenths,
-as the first tenth fills caches and buffers.
+Each batch is awaited on the device and dropped; no net is trained. The command prints the resident
+memory at intervals, and appends one line to experiments/results/loader_memory/results.jsonl:
+provenance, the fields of the data, [step, resident MiB] at 100 instants, and the growth in the last
+nine tenths of the run, because the first tenth fills caches and buffers.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ _STEPS = flags.DEFINE_integer("steps", 10_000, "Batches to read.", lower_bound=S
 
 
 def resident_mib() -> float:
-    """This process's resident memory."""
+    """Returns the resident memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def main(_) -> None:
-    """Reads, prints and records."""
+    """Reads batches, and prints and records the memory."""
     config, steps = _CONFIG.value, _STEPS.value
     produced = provenance.collect()
     layout = make_layout(MeshSpec(data=1), towers=1, batch_size=config.batch_size)

@@ -29,5 +29,5 @@ def answer(path: Path, text: str) -> int:
 
 
 def is_current(path: Path, text: str) -> bool:
-    """Whether the file holds the text."""
+    """Returns whether the file holds the text."""
     return path.exists() and path.read_text() == text

@@ -1,4 +1,4 @@
-"""What simple methods reach on the photos set: the floors that a net must stand clearly above.
+"""Finds the errors of simple methods on the photos set, which a net must clearly beat.
 
     python -m experiments.photos_floors [--data_dir=DIR]
 

@@ -1,4 +1,4 @@
-"""Keeps a finished run's result: one line in experiments/results/NAME/runs.jsonl.
+"""Records a finished run as one line of experiments/results/NAME/runs.jsonl.
 
     python -m experiments.record --workdir=runs/imagenette --name=imagenette
 
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def read_run(workdir: Path) -> tuple[dict, list[dict]]:
-    """What result.json and metrics.jsonl of a finished run hold.
+    """Returns the content of result.json and metrics.jsonl of a finished run.
 
     Raises:
         UserError: the run has not ended.
@@ -34,13 +34,13 @@ def read_run(workdir: Path) -> tuple[dict, list[dict]]:
 
 
 def read_records(name: str) -> list[dict]:
-    """The lines of experiments/results/NAME/runs.jsonl; none where there is no such file."""
+    """Returns the lines of experiments/results/NAME/runs.jsonl; none if the file is missing."""
     path = _file(name)
     return _lines(path) if path.exists() else []
 
 
 def write_records(name: str, lines: Sequence[dict]) -> None:
-    """Writes the records called `name` anew; a kill leaves the old file or the new."""
+    """Replaces the records called `name`; a kill leaves the old file or the new one."""
     path = _file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.replace(path, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
@@ -68,12 +68,12 @@ def _lines(path: Path) -> list[dict]:
 
 
 def main(_):
-    """Records one run."""
+    """Records the run that the flags name."""
     path = record(Path(flags.FLAGS.workdir), flags.FLAGS.name)
     print(f"recorded in {path}")
 
 
 if __name__ == "__main__":
     cli.define_path("workdir", None, "The finished run.")
-    flags.DEFINE_string("name", None, "What it is recorded under.")
+    flags.DEFINE_string("name", None, "The name of the records.")
     cli.run(main, required=("workdir", "name"))

@@ -1,4 +1,4 @@
-"""How a claim's findings are made anew: their commands with what they cost, printed or run.
+"""Reproduces the findings for a claim: prints or runs their commands, with their cost.
 
     python -m experiments.reproduce CLAIM [--run] [--jobs=N] [--data_dir=DIR] [--out=runs/sweeps]
 
@@ -25,7 +25,7 @@ TICK_SECONDS = 0.2  # between two looks at a command that runs
 
 
 def commands(claim: Claim, options: list[str]) -> list[tuple[list[str], str]]:
-    """The command lines that make the claim's findings, and what each costs, in words."""
+    """Returns the command lines that make the findings for a claim, each with its cost."""
     known, analyses = studies(), {each.name for each in ANALYSES}
     lines = []
     for name in claim.names:
@@ -41,7 +41,7 @@ def commands(claim: Claim, options: list[str]) -> list[tuple[list[str], str]]:
 
 
 def cost(sweep: Sweep) -> str:
-    """The runs of a sweep, and the time that those on record took, of one core each."""
+    """Returns the number of runs of a sweep and their recorded time on one core, in words."""
     count = len(cells([sweep]))
     seconds = [line.get("wall_seconds") or 0 for line in record.read_records(sweep.name)]
     timed = [each for each in seconds if each]
@@ -71,7 +71,7 @@ def main(words: list[str]) -> int:
 
 
 def _run(command: list[str]) -> int:
-    """Runs a command to its end, which a signal asks it for; returns its exit status."""
+    """Runs a command and passes signals on to it; returns its exit status."""
     # A group of its own, so that Ctrl-C reaches this process alone, which passes it on once.
     with (
         process.noted(second_ends=False) as stop,

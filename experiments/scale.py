@@ -1,4 +1,4 @@
-"""What many GPUs would give, on paper: docs/scale.md, from what the benchmark has recorded.
+"""Estimates the speed of many GPUs from records of the benchmark, and writes docs/scale.md.
 
     python -m experiments.scale [--write | --check]
 
@@ -30,7 +30,7 @@ GPUS = (1, 8, 64, 1024)
 
 
 def bytes_sent(layout: str, gpus: int, images: int, measured: dict[str, dict]) -> float:
-    """Bytes that one GPU sends in a step of `images` images of its own.
+    """Returns the bytes that one GPU sends in a step of `images` images per GPU.
 
     `measured` are the records on two devices: of `data` one gradient, whose ring sends
     2 (n - 1) / n of it; of the others what the activations take, which grows with the images, and
@@ -48,7 +48,7 @@ def bytes_sent(layout: str, gpus: int, images: int, measured: dict[str, dict]) -
 
 
 def row(layout: str, gpus: int, figures: dict) -> list[str]:
-    """A line of the table."""
+    """Describes a line of the table."""
     images = min(IMAGES_PER_GPU, LARGEST_BATCH // gpus)
     compute = images * figures["flops_per_image"] / (figures["share"] * PEAK_FLOPS)
     rate = LINK if gpus <= NODE else NETWORK
@@ -71,7 +71,7 @@ def row(layout: str, gpus: int, figures: dict) -> list[str]:
 
 
 def figures() -> dict:
-    """The benchmark's newest figures."""
+    """Returns the newest figures of the benchmark."""
     step = _newest("step", PAPER)
     comms = _newest("comms", {})
     full = _newest("input", SAMPLE)
@@ -95,7 +95,7 @@ def _newest(mode: str, overrides: dict) -> dict:
 
 
 def page() -> str:
-    """The page in Markdown."""
+    """Returns the page in Markdown."""
     known = figures()
     header = (
         "layout",

@@ -1,10 +1,10 @@
-"""Do seeds train faster in one program? Steps of N seeds under `vmap` against N steps in turn.
+"""Compares the speed of N seeds in one program, under `vmap`, with that of N steps in turn.
 
     python -m experiments.seeds_together --config=configs/bench_imagenette.py [--seeds=3]
 
-The seeds share made-up batches; each has its own parameters, velocities and random key. Prints how
-many times as fast they are together, and appends one line to
-experiments/results/seeds_together/results.jsonl.
+The seeds share made-up batches; each has its own parameters, velocities and random key. The command
+prints the ratio of both speeds, and appends one line to
+experiments/results/seeds_together/results.jsonl with --record.
 """
 
 import statistics
@@ -27,24 +27,24 @@ RESULTS = Path(__file__).parent / "results" / "seeds_together" / "results.jsonl"
 
 
 def states(run: Run, seeds: int) -> list[TrainState]:
-    """A fresh state of each seed."""
+    """Makes a new state for each seed."""
     return [
         init_state(run.model, run.tx, seed, run.config.data.image_size) for seed in range(seeds)
     ]
 
 
 def stacked(every: list[TrainState]) -> TrainState:
-    """One state whose arrays have the seeds first."""
+    """Returns one state whose arrays have the seeds on their first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *every)
 
 
 def step_together(run: Run) -> Callable:
-    """`step(stacked states, batch)`: what `run.train_step` does of each."""
+    """Returns `step(stacked states, batch)`, which makes a training step for each seed."""
     return jax.jit(jax.vmap(run.train_step, in_axes=(0, None)), donate_argnums=0)
 
 
 def main(_) -> None:
-    """Times, prints and records."""
+    """Times both, prints the ratio, and records it with --record."""
     config, seeds = flags.FLAGS.config, flags.FLAGS.seeds
     produced = provenance.collect()
     run = bench.synthetic_run(config)

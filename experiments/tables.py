@@ -1,4 +1,4 @@
-"""Tables of the recorded results: Markdown, CSV and LaTeX.
+"""Makes tables of the recorded results in Markdown, CSV and LaTeX.
 
     python -m experiments.tables [NAME | FILE …] [--write | --check]
 
@@ -35,7 +35,7 @@ BLOCK = re.compile(r"<!-- table: (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
 def latex(texts: Sequence[Sequence[str]]) -> str:
-    """A tabular environment with rules of the booktabs package."""
+    """Returns a tabular environment with the rules of the booktabs package."""
     signs = {"%": r"\%", "_": r"\_", "#": r"\#", "&": r"\&", "±": r"$\pm$", "×": r"$\times$"}
 
     def escaped(text: str) -> str:
@@ -48,7 +48,7 @@ def latex(texts: Sequence[Sequence[str]]) -> str:
 
 
 def comma_separated(sweep: Sweep, lines: Sequence[dict]) -> str:
-    """A line for each variant and measure, with twelve digits of each number."""
+    """Returns CSV with a line for each variant and measure, and twelve digits of each number."""
     names = ("variant", "measure", "mean", "sd", "n", "difference", "low", "high", "paper")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -67,12 +67,12 @@ def comma_separated(sweep: Sweep, lines: Sequence[dict]) -> str:
 
 
 def _same_anywhere(value):
-    """A number without its last digits, in which machines differ."""
+    """Returns a number without its last digits, in which machines differ."""
     return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def block(name: str) -> str:
-    """What stands in a page's block of that name."""
+    """Returns the content of the block of this name in a page."""
     if name == "ledger":
         return markdown(ledger.grid(short=True), numbers=False)
     if name == "speed":
@@ -82,19 +82,19 @@ def block(name: str) -> str:
 
 
 def filled(text: str) -> str:
-    """`text` with all its blocks as the records have them."""
+    """Returns `text` with the content of all its blocks made from the records."""
     return BLOCK.sub(
         lambda match: f"<!-- table: {match[1]} -->\n{block(match[1])}<!-- end -->", text
     )
 
 
 def differing(text: str) -> list[str]:
-    """The names of the blocks in `text` that differ from the records."""
+    """Returns the names of the blocks in `text` that differ from the records."""
     return [match[1] for match in BLOCK.finditer(text) if match[2] != block(match[1])]
 
 
 def files(sweep: Sweep, lines: Sequence[dict]) -> dict[Path, str]:
-    """What is kept beside the sweep's records: {file: its text}."""
+    """Returns the tables that are stored beside a sweep's records, {file: its text}."""
     folder, texts = record.RESULTS / sweep.name, grid(sweep, lines)
     return {
         folder / "table.md": f"{sweep.about}\n\n{markdown(texts)}",

@@ -1,4 +1,4 @@
-"""What a table shows: variants with their spread over seeds and differences to the baseline."""
+"""Tabulates variants with their spread over seeds and their differences to the baseline."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,10 +10,12 @@ from experiments.definition import Sweep
 
 @dataclass(frozen=True)
 class Row:
-    """A variant's results.
+    """Holds the results of a variant.
 
-    values: {measure: {seed: value, or None where the run has none}}.
-    against: {measure: its difference to the baseline}, of the compared measures.
+    Attributes:
+        variant: its name.
+        values: {measure: {seed: value, or None if the run has none}}.
+        against: {measure: the difference to the baseline}, for the compared measures.
     """
 
     variant: str
@@ -22,12 +24,12 @@ class Row:
 
     @property
     def seeds(self) -> int:
-        """How many runs there are."""
+        """Returns the number of runs."""
         return max(map(len, self.values.values()))
 
 
 def compared(sweep: Sweep) -> list[str]:
-    """The measures in which variants are compared: the first, and those the paper speaks of."""
+    """Returns the measures that are compared: the first, and those of which the paper speaks."""
     return [
         measure
         for measure in sweep.measures
@@ -37,7 +39,7 @@ def compared(sweep: Sweep) -> list[str]:
 
 
 def rows(sweep: Sweep, lines: Sequence[dict]) -> list[Row]:
-    """A row for each variant that has records, in the sweep's order."""
+    """Returns a row for each variant with records, in the order of the sweep."""
     shown = []
     for variant in (each for each in sweep.variants if each not in sweep.sources):
         values = {name: by_seed(lines, variant, name) for name in sweep.measures}
@@ -53,7 +55,7 @@ def rows(sweep: Sweep, lines: Sequence[dict]) -> list[Row]:
 
 
 def grid(sweep: Sweep, lines: Sequence[dict]) -> list[list[str]]:
-    """The table as texts, its header first."""
+    """Returns the table as texts, with its header first."""
     header = ["variant", *(MEASURES[name].title for name in sweep.measures), sweep.unit]
     for name in compared(sweep):
         what = "quotient" if MEASURES[name].ratio else "difference"
@@ -72,7 +74,7 @@ def grid(sweep: Sweep, lines: Sequence[dict]) -> list[list[str]]:
 
 
 def spread(values: Sequence[float | None], measure: str) -> str:
-    """'12.30 ± 0.45': mean and standard deviation over seeds."""
+    """Returns the mean and the standard deviation over seeds as text, such as '12.30 ± 0.45'."""
     digits = MEASURES[measure].digits
     known = [value for value in values if value is not None and not isinstance(value, AtLeast)]
     if len(known) < len(values):
@@ -85,7 +87,7 @@ def spread(values: Sequence[float | None], measure: str) -> str:
 
 
 def difference(interval: Interval | None, measure: str) -> str:
-    """'+1.20 [0.30, 2.10]', or '×3.1 [2.8, 3.4]' of a quotient."""
+    """Returns an interval as text: '+1.20 [0.30, 2.10]', or '×3.1 [2.8, 3.4]' for a ratio."""
     if interval is None:
         return ""
     digits = MEASURES[measure].digits
@@ -100,13 +102,13 @@ def difference(interval: Interval | None, measure: str) -> str:
 
 
 def paper(said: float | str | None, measure: str) -> str:
-    """The paper's number as `difference` shows ours."""
+    """Returns the paper's number in the form of `difference`."""
     if said is None or isinstance(said, str):
         return said or ""
     return f"×{said:g}" if MEASURES[measure].ratio else f"{said:+g}"
 
 
 def markdown(texts: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
-    """A table in Markdown; all columns but the first are numbers, unless told."""
+    """Returns a table in Markdown, in which all columns but the first are numbers if `numbers`."""
     rule = ["---", *["---:" if numbers else "---"] * (len(texts[0]) - 1)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (texts[0], rule, *texts[1:]))

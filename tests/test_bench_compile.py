@@ -130,7 +130,7 @@ def test_the_step_compiles_for_two_cards(config_file, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--devices=3", "--config.mesh.data=3"], "batch_size=16 doesn't divide over 3 devices"),
+        (["--devices=3", "--config.mesh.data=3"], "batch_size=16 cannot be divided over 3 devices"),
         (["--config.batch_size=8388608"], "doesn't fit the 79 GiB of one NVIDIA H100"),
     ],
 )

@@ -100,8 +100,8 @@ def unread(spec, fields):
 def test_every_field_is_read():
     for spec in READERS:
         fields = vars(getattr(Config(), spec)) if spec else vars(Config()).keys() - SECTIONS.keys()
-        # The preset's name is an argument of models.create.
-        assert unread(spec, fields) <= ({"name"} if spec == "model" else set()), spec
+        # The preset's name and module are arguments of models.create.
+        assert unread(spec, fields) <= ({"name", "module"} if spec == "model" else set()), spec
         assert unread(spec, {*fields, "label_smoothing"}) >= {"label_smoothing"}
 
 

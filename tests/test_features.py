@@ -98,11 +98,11 @@ def test_mistakes_get_one_line(trained, tmp_path):
         (files, {"layer": "relu5", "out": "x.npz"}, "known: .*act5"),
         (files, {}, "nothing to do"),
         (files, {"plot": "x.png", "out": "x.npz"}, "--neighbors=6"),
-        (files, {"neighbors": 9}, "9 pictures have fewer others"),
+        (files, {"neighbors": 9}, "there are only 9 pictures"),
         (files, {"out": str(tmp_path / "no" / "x.npz")}, "No such file"),
-        (files, {"data": "photos", "split": "test", "neighbors": 1}, "of what?"),
-        ([], {"data": "photos", "neighbors": 1}, "of what?"),
-        ([], {"neighbors": 1}, "of what?"),
+        (files, {"data": "photos", "split": "test", "neighbors": 1}, "no pictures: name images"),
+        ([], {"data": "photos", "neighbors": 1}, "no pictures: name images"),
+        ([], {"neighbors": 1}, "no pictures: name images"),
         ([], {"data": "folder:/no", "split": "test", "neighbors": 1}, "/no does not exist"),
     ]
     for names, options, expected in cases:

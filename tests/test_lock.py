@@ -101,6 +101,6 @@ def test_the_lock_follows_the_umask(tmp_path):
 
 def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(tmp_path):
     workdir = tmp_path / os.fsdecode(b"caf\xe9")
-    with pytest.raises(UserError, match="isn't UTF-8"):
+    with pytest.raises(UserError, match="is not UTF-8"):
         lock.acquire(workdir)
     assert not workdir.exists()

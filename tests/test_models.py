@@ -334,7 +334,7 @@ def test_a_middle_layer_can_be_taken_out(layer):
 
 
 def test_image_too_small():
-    with pytest.raises(UserError, match="pool5: its 3x3 window doesn't fit its 2x2 input"):
+    with pytest.raises(UserError, match="pool5: its 3x3 window does not fit its 2x2 input"):
         shapes(create("alexnet"), 64 - 13)
     with pytest.raises(UserError, match="conv1"):
         shapes(create("alexnet"), 7)

@@ -8,10 +8,10 @@ import jaxlib
 import pytest
 
 from alexnet_jax import assemble
-from alexnet_jax.assemble import opening_lines
 from alexnet_jax.bench.common import synthetic_run
 from alexnet_jax.config import load_config
 from alexnet_jax.models import conv, onednn_trial
+from alexnet_jax.records.notes import opening_lines
 from alexnet_jax.runtime import jax_versions
 from tests import tiny
 

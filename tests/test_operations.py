@@ -9,6 +9,8 @@ from alexnet_jax import export, models, summary
 from alexnet_jax.bench.layers import layer_flops
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import Conv, Dense, Stateless, forms
+from alexnet_jax.trained.pretrained import open_pretrained
+from tests import tiny
 
 
 def squeeze(x):
@@ -42,8 +44,50 @@ def test_a_rows_own_function_runs_counts_and_is_shown():
     assert [op.name for op in table] == ["conv1", "act1", "squeeze1", "conv2", "swish2", "fc3"]
     shapes = {op.name: op.output for op in table if not op.dense}
     assert shapes == {name: x.shape[1:] for name, x in found.items() if name != "fc3"}
+    rows = models.activations(model, 8)
+    assert {name: shape for name, shape, _ in rows} == {k: x.shape[1:] for k, x in found.items()}
+    assert sum(count for *_, count in rows) == sum(x.size for x in jax.tree.leaves(params))
     assert layer_flops(model, 8)["conv2"] == 2 * 4 * 4 * 4 * 3 * 3 * 2
     assert summary.receptive_fields(table)["conv2"] == 7
+
+
+OWN_FILE = """
+import jax
+from alexnet_jax import models
+from alexnet_jax.config import load_config_dict
+
+swish = models.Stateless("swish", jax.nn.swish)
+layers = (
+    models.Conv("conv1", 32, kernel=5, stride=4, then=(swish, "pool")),
+    models.Dense("fc2"),
+)
+models.PRESETS["swishnet"] = models.Preset("a net of this test", {{"layers": layers}})
+
+def get_config():
+    config = load_config_dict("{base}").unlock()
+    config.num_train_steps = 2
+    config.model.name = "swishnet"
+    config.model.module = "swishnet"
+    return config
+"""
+
+
+def test_commands_import_the_module_that_adds_a_runs_preset(trained, tmp_path, monkeypatch):
+    own, run = tmp_path / "swishnet.py", tmp_path / "run"
+    own.write_text(OWN_FILE.format(base=trained.config_file))
+    picture = next(trained.images.rglob("*.png"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    lines = [
+        ("alexnet_jax.main", f"--config={own}", f"--workdir={run}"),
+        ("alexnet_jax.evaluate", f"--workdir={run}"),
+        ("alexnet_jax.classify", f"--workdir={run}", picture),
+    ]
+    (tmp_path / "outputs").mkdir()
+    done = tiny.commands(lines, tmp_path / "outputs")
+    assert [each.returncode for each in done] == [0, 0, 0], done
+    assert "swish1" in done[0].stdout
+    with pytest.raises(UserError, match=r"model\.module 'swishnet' cannot be imported \(Mod"):
+        open_pretrained(run)  # The folder of the module is not on this process' path.
 
 
 def test_what_cannot_have_it_refuses_it_by_name():

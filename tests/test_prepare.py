@@ -154,7 +154,7 @@ def test_a_finished_copy_is_left_alone(folder, tmp_path, monkeypatch):
 def test_other_data_is_refused(folder, tmp_path):
     prepare.prepare(spec(folder), tmp_path / "out")
     other = tiny.make_folder(tmp_path / "photographs", train=5, test=2)
-    with pytest.raises(UserError, match="copy made of other data"):
+    with pytest.raises(UserError, match="holds a copy of other data"):
         prepare.prepare(spec(other), tmp_path / "out")
 
 
@@ -326,7 +326,7 @@ def test_a_copy_that_does_not_match_is_refused_with_what_there_is(folder, tmp_pa
 def test_no_room_for_a_raw_copy(folder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=32 * SIZE * SIZE * 3 - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match="no room for photographs_raw_36: 32 squares"):
+    with pytest.raises(UserError, match="too little space for photographs_raw_36: 32 squares"):
         prepare.prepare(spec(folder), tmp_path, raw=True)
 
 

@@ -143,7 +143,7 @@ def test_what_is_no_picture(trained):
             preprocess(wrong)
     with pytest.raises(UserError, match="not str; give the file's bytes"):
         preprocess("x.png")
-    with pytest.raises(UserError, match="no values here"):
+    with pytest.raises(UserError, match="values cannot be read"):
         jax.jit(preprocess)(np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(UserError, match="views is 5"):
         preprocess(np.zeros((9, 9, 3), np.uint8), 5)
@@ -231,13 +231,15 @@ def test_other_classes_leave_the_last_layer(trained, tmp_path):
     kernel = open_pretrained(trained.workdir).params["fc7"]["kernel"]
     np.testing.assert_array_equal(began["fc7"]["kernel"], kernel)
     assert "7 layers" in said[0]
-    assert "fc8 starts afresh: 4 classes there, 2 here" in said[1]
+    assert "fc8 keeps its initial weights: 4 classes there, 2 here" in said[1]
 
 
 def test_another_net_is_refused_and_leaves_nothing(trained, tmp_path):
     config = config_of(trained, init_from=str(trained.workdir))
     config = override(config, {"model.hidden_units": 16})
-    with pytest.raises(UserError, match="fc6, fc7, fc8 of it and of this net differ") as raised:
+    with pytest.raises(
+        UserError, match="fc6, fc7, fc8 of that net and of this one differ"
+    ) as raised:
         train(config, tmp_path / "run")
     assert str(raised.value).count("conv1 5 x 5 x 3 x 6") == 2  # both nets' lists
     # So the same directory takes the run, put right.

@@ -78,7 +78,7 @@ def test_other_data_are_refused_by_what_differs(trained, copy, change, said, ide
     workdir, pictures = copy
     if not identity:
         without_identity(workdir)
-        said = said if change is renamed else "mean of its training images is another"
+        said = said if change is renamed else "mean of its training images differs"
     change(pictures)
     before = {path: path.read_bytes() for path in workdir.glob("*.*")}
     with pytest.raises(
@@ -196,7 +196,7 @@ def test_the_last_layer_is_matched_to_other_classes_by_name(trained, copy):
     began = begin_from(trained.workdir, run, fresh, said.append)
     np.testing.assert_array_equal(began["fc8"]["kernel"], fresh["fc8"]["kernel"])
     assert "7 layers" in said[0]
-    assert "fc8 starts afresh: the classes there are astronaut" in said[1]
+    assert "fc8 keeps its initial weights: the classes there are astronaut" in said[1]
 
     run = dataclasses.replace(
         run,

@@ -16,11 +16,12 @@ from ml_collections.config_flags import DEFINE_config_file
 from alexnet_jax import optim
 from alexnet_jax.assemble import make_model
 from alexnet_jax.config import flatten, freeze
-from alexnet_jax.console import layer_rows
 from alexnet_jax.errors import UserError
+from alexnet_jax.models import activations
 from alexnet_jax.records import lock
-from experiments import definition, record, sweep
+from experiments import board, definition, record, sweep
 from experiments.definition import cells, load_sweep
+from experiments.state import plan
 from tests import tiny
 
 # In the place of alexnet_jax.main: ends at once, or waits for SIGTERM, or fails.
@@ -91,7 +92,7 @@ RATES = {"baseline": {}, "low": {"optim.learning_rate": 0.001}}
 
 def train(paths: list[Path], out: Path, *, jobs: int = 2, seeds: int | None = None):
     sweeps = [load_sweep(path) for path in paths]
-    states = sweep.plan(sweeps, out, seeds)
+    states = plan(sweeps, out, seeds)
     return sweep.run(sweeps, states, jobs=jobs), states
 
 
@@ -205,8 +206,7 @@ def test_every_sweep_of_the_project_builds_its_nets_and_shares_the_baseline():
     for each in cells(sweeps, seeds=1):
         config = each.config
         model = make_model(config, 10)
-        size = config.data.image_size
-        layers = [name for name, _, count in layer_rows(model, (size, size, 3)) if count]
+        layers = [name for name, _, count in activations(model, config.data.image_size) if count]
         optim.check(config.optim, layers)
         assert optim.unreached(config.optim, config.num_epochs) == []
         assert definition.cost(config) > 0
@@ -356,14 +356,15 @@ def test_each_job_has_its_own_share_of_the_cores(monkeypatch):
 
 def test_time_left_is_learned_from_the_runs_that_ended(tmp_path, stubbed):
     one = load_sweep(make_sweep(tmp_path, RATES, SEEDS=1))
-    states = sweep.plan([one], tmp_path / "out")
-    assert sweep._total_left(states, jobs=1) is None  # nobody knows how many images there are
+    states = plan([one], tmp_path / "out")
+    # Nobody knows how many images there are.
+    assert board.total_seconds_left(states, jobs=1) is None
     for state in states:
         state.flops = 1e12
-    unknown = sweep._total_left(states, jobs=1)
-    assert unknown == 2 * (sweep.START_SECONDS + 1e12 / sweep.CPU_RATE)
-    states[0].status, states[0].seconds = "done", sweep.START_SECONDS + 100
-    assert sweep._total_left(states, jobs=1) == pytest.approx(sweep.START_SECONDS + 100)
+    unknown = board.total_seconds_left(states, jobs=1)
+    assert unknown == 2 * (board.START_SECONDS + 1e12 / board.CPU_RATE)
+    states[0].status, states[0].seconds = "done", board.START_SECONDS + 100
+    assert board.total_seconds_left(states, jobs=1) == pytest.approx(board.START_SECONDS + 100)
 
 
 def test_a_real_run(tmp_path, results):

@@ -161,7 +161,7 @@ def test_a_finished_run_started_again_stays_as_it_is(config_file, whole_run, tmp
     # Nor is it made anew, and overwritten, where its checkpoints were removed.
     (tmp_path / "run" / "checkpoints").rename(tmp_path / "checkpoints")
     before = contents(tmp_path / "run")
-    with pytest.raises(UserError, match="holds the result of a run and no checkpoint"):
+    with pytest.raises(UserError, match="holds the result of a run but no checkpoint"):
         train(load(config_file), tmp_path / "run")
     assert contents(tmp_path / "run") == before
 
@@ -179,7 +179,7 @@ def test_a_short_run_says_what_it_does_not_reach_and_a_longer_one_what_changes(
     )
     assert train(config, tmp_path / "run") == 0
     said = capsys.readouterr().out
-    assert "after 1 epoch: what is set for later falls away (optim.layer_rates of conv1 at 2)" in (
+    assert "after 1 epoch: what is set for later is left out (optim.layer_rates of conv1 at 2)" in (
         said
     )
     assert " 0 images/s" not in said
@@ -191,7 +191,7 @@ def test_a_short_run_says_what_it_does_not_reach_and_a_longer_one_what_changes(
     said = capsys.readouterr().out
     assert "the learning rate of optim.schedule='dexp' changes: from step 6 on it is" in said
     assert "instead of 0.0001562" in said
-    assert "falls away" in said
+    assert "is left out" in said
 
 
 def test_both_backends_give_the_same_run(config_file, whole_run, tmp_path):

@@ -1,8 +1,8 @@
-"""The training pipeline alone, beside the least that its backend has to do: its limit.
+"""Times the training pipeline without the net, and its limit: the least that it has to do.
 
-The limit of `tfdata` is bare decoding of the same files, that of `mapped` bare copying of the same
-crops, or bare reading of their bytes where --cold drops the pages before each sample. CPU time
-stands beside wall time, because only it means something while other programs use the cores.
+The limit of `tfdata` is plain decoding of the same files. That of `mapped` is plain copying of the
+same crops, or plain reading of their bytes where --cold drops the pages before each sample. CPU
+time is given with wall time, because only it is meaningful while other programs use the cores.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _TITLES = {
 
 
 def measure(config: Config, options: Options) -> dict:
-    """Times the training pipeline alone: images cropped, flipped and on the device."""
+    """Times the training pipeline, up to cropped and flipped images on the device."""
     dataset = data.open_data(config.data)
     opened = dataset.splits[config.data.train_split]
     contenders, compared = _contenders(config, dataset, opened, options)
@@ -53,7 +53,7 @@ def measure(config: Config, options: Options) -> dict:
         **_rates(times["pipeline"], cpu["pipeline"], config.batch_size),
     }
     if dataset.spec.backend == "device":
-        result["transfers_between_steps"] = 0  # else the guard in `pipeline` had raised
+        result["transfers_between_steps"] = 0  # The guard in `pipeline` raises otherwise.
     for name in [each for each in contenders if each != "pipeline"]:
         ours = compared if name != "host" else "pipeline"
         ratios = {
@@ -153,7 +153,7 @@ def tables(result: dict) -> list[Table]:
 
 @dataclasses.dataclass(frozen=True)
 class _InputRun:
-    """What `batches` reads of a run."""
+    """Holds the part of a run that `batches` reads."""
 
     config: Config
     data: data.Data
@@ -161,7 +161,7 @@ class _InputRun:
 
 
 def _input_run(config: Config, dataset: data.Data) -> _InputRun:
-    """Leaves the statistics out, which would be a pass over the data."""
+    """Makes a run without statistics, which would need a pass over the data."""
     layout = make_layout(
         config.mesh,
         towers=make_model(config, dataset.num_classes).towers,
@@ -171,15 +171,15 @@ def _input_run(config: Config, dataset: data.Data) -> _InputRun:
 
 
 def pipeline(run: Run | _InputRun) -> Callable[[int], None]:
-    """Makes a contender of the training batches.
+    """Returns a contender that reads training batches.
 
-    With the device backend the host may send nothing between steps: JAX raises if it does.
+    With the device backend the host must send nothing between steps; JAX raises if it does.
     """
     on_device = run.data.spec.backend == "device"
     streams = {}
 
     def take(count):
-        # A stream of its own for each sample: one that waited would have filled its buffers.
+        # Each sample has its own stream, because one that has waited has full buffers.
         stream = streams.pop("kept", None) or batches(run)
         guard = jax.transfer_guard("disallow") if on_device else contextlib.nullcontext()
         with guard:

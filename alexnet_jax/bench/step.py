@@ -1,4 +1,4 @@
-"""The compiled training step, its compilation, memory and share of the matmul peak; and forward."""
+"""Times the compiled training step and the forward pass, and finds compile time and memory."""
 
 import statistics
 import tempfile
@@ -6,7 +6,6 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from alexnet_jax.assemble import Run
 from alexnet_jax.bench import layers, timing
@@ -27,10 +26,10 @@ from alexnet_jax.runtime.compilation import Program
 
 
 def measure(config: Config, options: Options) -> dict:
-    """Times the training step, and the net forward on batches of 1 and of the configuration's size.
+    """Times the training step, and the forward pass on one image and on a batch.
 
     Raises:
-        UserError: PyTorch is to be compared over several devices, or isn't installed.
+        UserError: PyTorch is to be compared on several devices, or is not installed.
     """
     run = synthetic_run(config)
     if options.torch and run.layout.mesh.size > 1:
@@ -40,7 +39,7 @@ def measure(config: Config, options: Options) -> dict:
     compiled = compile_step(run, batch)
     tasks = {"step": stepper(run, compiled, batch)}
     tasks["step"](1)
-    memory = _memory(compiled)  # before anything else takes some
+    memory = _memory(compiled)  # before anything else uses memory
     params = jax.device_put(run.fresh_state().params, jax.devices()[0])
     images = {f"forward_{count}": _float_images(config, count) for count in (1, config.batch_size)}
     forward = Program(lambda params, images: run.model.apply({"params": params}, images)[0])
@@ -73,7 +72,7 @@ def measure(config: Config, options: Options) -> dict:
 
 
 def tables(result: dict) -> list[Table]:
-    """Lays the result out, and the comparison with PyTorch if there was one."""
+    """Makes a table of the result, and one of the comparison with PyTorch if there was one."""
     rows = [
         ("images/s", f"{result['images_per_second']:.1f}"),
         ("step", milliseconds(result, "step_")),
@@ -104,29 +103,24 @@ def _torch_table(compared: dict) -> Table:
         if task not in ("version", "screened")
         for kind, each in kinds.items()
     ]
-    title = f"PyTorch {compared['version']}, and how many times as fast ours is"
+    title = f"PyTorch {compared['version']}; the ratio is its time over ours"
     return Table(title, ("", "best variant", "ms", "ratio", "in a turn"), rows)
 
 
 def _compile_seconds(run: Run, batch: dict) -> tuple[float, float]:
-    """Seconds until the step can run, traced and compiled: at a first start, and at a second."""
+    """Returns the seconds to trace and compile the step, at a first start and at a second."""
     folder = jax.config.jax_compilation_cache_dir
     least = jax.config.jax_persistent_cache_min_compile_time_secs
     with tempfile.TemporaryDirectory() as cold:
-        _use_cache(cold, 0)
+        settings.keep_programs_in(cold, 0)
         try:
             return tuple(timing.elapsed(lambda _: compile_step(run, batch), 1) for _ in range(2))
         finally:
-            _use_cache(folder, least)
-
-
-def _use_cache(folder: str | None, least_seconds: float) -> None:
-    settings.keep_programs_in(folder, least_seconds)
-    compilation_cache.reset_cache()
+            settings.keep_programs_in(folder, least)
 
 
 def _float_images(config: Config, count: int) -> jax.Array:
-    """Images as the net reads them, preprocessed; made up."""
+    """Makes up preprocessed images."""
     shape = (count, config.data.image_size, config.data.image_size, 3)
     dtype = jnp.result_type(float)
     images = np.random.default_rng(1).normal(size=shape) * 60 * config.preprocess.scale
@@ -134,7 +128,7 @@ def _float_images(config: Config, count: int) -> jax.Array:
 
 
 def _memory(compiled: jax.stages.Compiled) -> dict:
-    """Bytes of the step's arguments, results and temporaries, and the most that was in use."""
+    """Returns the bytes of the step's arrays, and the most bytes that were in use."""
     on_device = jax.devices()[0].memory_stats()  # None on a CPU
     return {
         "step_bytes": step_bytes(compiled),

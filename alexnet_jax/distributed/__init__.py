@@ -1,9 +1,9 @@
-"""Several processes that train one net: how they find each other, agree, and end together.
+"""Lets several processes train one net: they find each other, agree, and end together.
 
-Every process runs the same command, on devices of its own. What is computed on the devices of all
-is in step; this room has the rest. A mistake that only one of them meets must not leave the others
-waiting: up to the first step they wait for each other in `together`, and after it a process that
-fails leaves at once, which ends the others (see peers).
+Every process runs the same command, on its own devices. The module step.py defines what is computed
+on the devices of all processes; this package does the rest. A mistake that only one process meets
+must not leave the others waiting. Up to the first step they wait for each other in `together`;
+after it, a process that fails leaves at once, which ends the others (see peers.py).
 """
 
 import contextlib
@@ -28,12 +28,12 @@ from alexnet_jax.distributed import peers
 from alexnet_jax.errors import UserError
 from alexnet_jax.runtime import settings
 
-START_SECONDS = 300  # processes may start this long after each other
-END_SECONDS = 60  # … and end, without an error
-VERDICT_SECONDS = 5  # a collective's error waits so long for what peers knows of the other process
+START_SECONDS = 300  # the longest time between the starts of two processes
+END_SECONDS = 60  # the longest time between the ends of two processes that end without an error
+VERDICT_SECONDS = 5  # how long a failed collective waits until peers.py knows of the lost process
 SHARED_SECONDS = 60  # how long a network file system may hide a new file
 
-# How the libraries between the processes word it that another doesn't answer.
+# Words in the errors of the libraries that connect the processes if one of them does not answer.
 _UNANSWERED = re.compile("Gloo|NCCL|[Cc]oordination service|heartbeat|[Bb]arrier|Socket closed")
 
 _EXPLICIT = ("coordinator_address", "num_processes", "process_id")
@@ -43,24 +43,26 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags that `start` reads."""
     define_integer = functools.partial(flags.DEFINE_integer, flag_values=values)
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT where process 0 listens.", values)
-    define_integer("num_processes", None, "How many processes train together.")
-    define_integer("process_id", None, "Which of them this one is, from 0.")
-    cluster = "Join the processes that SLURM, Open MPI or the like has started."
+    define_integer("num_processes", None, "The number of processes that train together.")
+    define_integer("process_id", None, "The number of this process, from 0.")
+    cluster = "Join the processes that a launcher such as SLURM or Open MPI has started."
     flags.DEFINE_bool("distributed", False, cluster, values)
 
 
 def start(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Joins this process to those that the flags tell of; without any it stays alone.
+    """Connects this process with the others that the flags describe; without flags it is alone.
 
-    Call it before anything touches a device. With the three explicit flags a process takes all the
-    devices that it sees; with --distributed JAX gives each process of a node one of them.
+    It must be called before anything uses a device. With the three explicit flags, a process takes
+    all the devices that it sees; with --distributed, JAX gives one device to each process of a
+    machine.
 
     Raises:
-        UserError: a flag is missing or wrong, there is no cluster, or process 0 cannot be reached.
+        UserError: a flag is missing or wrong, there is no launcher, or process 0 cannot be reached.
     """
     missing = [f"--{name}" for name in _EXPLICIT if values[name].value is None]
     if values.distributed and len(missing) < len(_EXPLICIT):
-        raise UserError("give either --distributed or --coordinator_address and its two companions")
+        names = ", ".join(f"--{name}" for name in _EXPLICIT)
+        raise UserError(f"give either --distributed or {names}, not both")
     if values.distributed:
         _initialize()
     elif not missing:
@@ -68,12 +70,13 @@ def start(values: flags.FlagValues = flags.FLAGS) -> None:
         _check_explicit(address, count, rank)
         _initialize(address, count, rank, cluster_detection_method="deactivate")
     elif len(missing) < len(_EXPLICIT):
-        raise UserError(f"{' and '.join(missing)} missing: the three go together")
+        names = ", ".join(f"--{name}" for name in _EXPLICIT)
+        raise UserError(f"{' and '.join(missing)} missing: give all of {names}")
 
 
 def _initialize(*explicit, **options) -> None:
     settings.leave_signals_to_us()
-    # JAX's own timeout comes later, as it aborts the process with a stack trace.
+    # JAX's own timeout is longer, because it aborts the process with a stack trace.
     timer = threading.Timer(START_SECONDS, _give_up)
     timer.daemon = True
     timer.start()
@@ -86,24 +89,24 @@ def _initialize(*explicit, **options) -> None:
         )
     except ValueError as error:
         raise UserError(
-            f"--distributed finds no cluster's launcher here ({error}): start it under SLURM, "
-            "Open MPI or another that JAX knows, or give --coordinator_address, "
+            f"--distributed finds no launcher here ({error}): start the processes with SLURM, "
+            "Open MPI or another launcher that JAX knows, or give --coordinator_address, "
             "--num_processes and --process_id"
         ) from None
     finally:
         timer.cancel()
     peers.connect()
     if jax.default_backend() == "cpu":
-        # Only process 0 may keep compiled programs. It would be first in the next run, and gloo
-        # gives the others, which compile, no more than 30 seconds to follow.
+        # JAX lets only process 0 keep compiled programs. In the next run it would be ready before
+        # the others, which compile, and gloo waits for them no longer than 30 seconds.
         settings.keep_no_programs()
 
 
 def _give_up() -> None:
-    """Ends this process, whose main thread waits in JAX for processes that don't come."""
+    """Ends this process, whose main thread waits in JAX for processes that have not started."""
     line = (
-        f"error: not all processes of this run have come within {START_SECONDS} s: start each of "
-        "them, with the same command but for --process_id\n"
+        f"error: not all processes of this run have started within {START_SECONDS} s: start each "
+        "of them, with the same command up to --process_id\n"
     )
     with contextlib.suppress(OSError):
         os.write(2, line.encode())
@@ -111,7 +114,7 @@ def _give_up() -> None:
 
 
 def _check_explicit(address: str, count: int, rank: int) -> None:
-    """Raises UserError where JAX would end the process with a stack trace of C++, after minutes."""
+    """Raises UserError for flags with which JAX would abort after minutes, with a stack trace."""
     if not 0 <= rank < count:
         raise UserError(
             f"--process_id={rank}: must be 0 or more, and below --num_processes={count}"
@@ -135,21 +138,21 @@ def _check_explicit(address: str, count: int, rank: int) -> None:
                     raise
                 time.sleep(0.2)
     except OSError as error:
-        known = (error.errno or 0) > 0  # a failed look-up of a name has codes of its own
+        known = (error.errno or 0) > 0  # A failed name look-up has negative codes.
         reason = os.strerror(error.errno) if known else error.strerror or error
         where = "cannot listen" if rank == 0 else "process 0 cannot be reached"
         raise UserError(f"--coordinator_address={address}: {where} there ({reason})") from None
 
 
 def any_process(flag: bool) -> bool:
-    """Whether `flag` is true on any of the processes, which all call this at the same point."""
+    """Returns whether `flag` is true in any process; all processes must call this together."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def union(own: dict[int, str]) -> dict[int, str]:
-    """The entries of the dicts of all processes, which all call this at the same point."""
+    """Merges the dictionaries of all processes; all processes must call this together."""
     if jax.process_count() == 1:
         return own
     text = np.frombuffer(json.dumps(own).encode(), np.uint8)
@@ -163,10 +166,12 @@ def union(own: dict[int, str]) -> dict[int, str]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Around what each process does on its own: a UserError in one ends the block in all.
+    """Ends the block in all processes if a UserError is raised in one of them.
+
+    It is put around what each process does by itself.
 
     Raises:
-        UserError: the process' own, or else one that names the first process that failed.
+        UserError: the error of this process, or one that names the first process that failed.
     """
     failure = None
     try:
@@ -183,12 +188,15 @@ def together() -> Iterator[None]:
 
 
 def check_alike(what: str, workdir: Path, sign: str) -> None:
-    """Refuses a process that was started for something else than the first.
+    """Checks that this process was started with the same configuration, data and workdir as all.
 
     Args:
-        what: describes configuration and data; must be the same in all processes.
-        workdir: must be the same folder in all.
-        sign: name of a file in it that the first process has just written.
+        what: a text that describes the configuration and the data.
+        workdir: the run's directory.
+        sign: the name of a file in it that process 0 has just written.
+
+    Raises:
+        UserError: this process differs from process 0, or another process does.
     """
     if jax.process_count() == 1:
         return
@@ -198,22 +206,22 @@ def check_alike(what: str, workdir: Path, sign: str) -> None:
         if not np.array_equal(own, firsts):
             raise UserError(
                 f"process {jax.process_index()} has another configuration or data set than "
-                "process 0: start all with the same command"
+                "process 0: start all processes with the same command"
             )
         deadline = time.monotonic() + SHARED_SECONDS
         while not (workdir / sign).exists():
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"process {jax.process_index()} doesn't see {workdir / sign}, which process 0 "
-                    "has written: --workdir must be on a file system that all share"
+                    f"process {jax.process_index()} does not see {workdir / sign}, which process 0 "
+                    "has written: --workdir must be on a file system that all processes share"
                 )
             time.sleep(0.2)
 
 
 def leave(status: int) -> None:
-    """Ends this process after an error, without waiting for others that may never come.
+    """Ends this process after an error, without waiting for the others.
 
-    The others end, too, as soon as they hear of it.
+    The other processes end as well, as soon as they learn of it.
     """
     if jax.distributed.is_initialized():
         peers.fail(status)
@@ -221,10 +229,10 @@ def leave(status: int) -> None:
 
 
 def end_if_lost(error: Exception) -> None:
-    """Ends this process in one line if `error` comes of another one that was lost.
+    """Ends this process with one line if `error` was caused by the loss of another process.
 
-    Of a process that was killed peers' own thread knows, and of one that failed. One that was only
-    stopped, or whose network is gone, is missed by a collective first.
+    If another process was killed or has failed, the thread of peers.py learns of it. If it was only
+    paused, or has lost its network, a collective fails first.
     """
     cause = error if jax.distributed.is_initialized() else None
     while cause:

@@ -1,11 +1,13 @@
-"""Processes of one run that see each other end: each holds a TCP connection to process 0.
+"""Lets the processes of a run see each other end, by a TCP connection of each with process 0.
 
-JAX misses a lost process when a collective fails, or by its heartbeats after up to 100 seconds, and
-answers with a traceback or a stack trace of C++. The system closes a connection with the process
-that held it, whatever killed it: one that closes without a word says that its process is lost.
-Process 0 tells the others. Where no connection can be made, JAX's own ways remain.
+JAX notices a lost process when a collective fails, or by its heartbeats after up to 100 seconds,
+and responds with a traceback or a C++ stack trace. The operating system, however, closes a
+connection as soon as its process ends, whatever the reason. A connection that closes without an
+announcement therefore means that its process is lost, and process 0 tells the others. Where no
+connection can be made, JAX's own means remain.
 
-Of process 0's death JAX hears as soon as this module, and the first line may be either's.
+JAX learns of the death of process 0 at the same time as this module, so the first line may come
+from either of them.
 """
 
 import atexit
@@ -19,19 +21,19 @@ import time
 
 from alexnet_jax.runtime import jax_versions
 
-LINK_SECONDS = 10  # a connection takes no longer
-ALIVE_SECONDS = 5  # from one sign of life to the next
-SILENT_SECONDS = 50  # a process of which nothing is heard for so long has gone, or was stopped
-FAILED_SECONDS = 2  # after another's error a process mostly ends by itself, knowing more of it
-STAY_SECONDS = 3  # process 0 ends so much later, as JAX aborts the others when it has gone
+LINK_SECONDS = 10  # the longest time that making a connection may take
+ALIVE_SECONDS = 5  # the time from one sign of life to the next
+SILENT_SECONDS = 50  # a process that has been silent for so long is lost, or was paused
+FAILED_SECONDS = 2  # how long a process may take to end by itself after the error of another
+STAY_SECONDS = 3  # how long process 0 waits with its own end, because JAX then aborts the others
 
-# What a process announces, and what another does then: its line and its exit status.
+# {what a process announces: (the line that another process prints, its exit status)}
 ENDED, FAILED, LOST = b"e", b"f", b"l"
 _ALIVE = b"."
 _ENDS = {
     FAILED: ("a process of this run ended with an error; its own line says why", 1),
     LOST: (
-        "a process of this run was lost: it was killed, or its machine doesn't answer; the same "
+        "a process of this run was lost: it was killed, or its machine does not answer; the same "
         "command goes on from the last checkpoint",
         os.EX_TEMPFAIL,
     ),
@@ -39,15 +41,15 @@ _ENDS = {
 _KEY = "alexnet_jax/peers"
 
 _links: list[socket.socket] = []
-_ending = threading.Lock()  # kept by the thread that ends this process
+_ending = threading.Lock()  # held by the thread that ends this process
 
 
 def connect() -> None:
-    """Connects this process with process 0, or process 0 with all, once jax.distributed is up."""
+    """Connects this process with process 0, or process 0 with all, after jax.distributed starts."""
     state = jax_versions.distributed_state()
     if state.process_id == 0:
         listener = socket.create_server(("", 0), backlog=state.num_processes)
-        token = secrets.token_hex(16)  # whoever else connects to this port is no process of ours
+        token = secrets.token_hex(16)  # Other programs that connect to this port do not know it.
         state.client.key_value_set(_KEY, f"{listener.getsockname()[1]} {token}")
         _start(_accept, listener, token.encode(), state.num_processes - 1)
     else:
@@ -61,18 +63,18 @@ def connect() -> None:
 
 
 def announce(word: bytes) -> None:
-    """Tells the processes at the other ends of this one's connections how it ends."""
+    """Tells the connected processes how this process ends."""
     for link in _links:
         with contextlib.suppress(OSError):
             link.sendall(word)
 
 
 def end(word: bytes, reason: str = "") -> None:
-    """Ends this process, in a line unless its own has been said, and has the others end.
+    """Ends this process and the others, with a line unless this process has printed its own.
 
     Args:
-        word: LOST, or FAILED of another process.
-        reason: what a library said of it, in one line.
+        word: how another process has ended: LOST or FAILED.
+        reason: what a library has reported about it, in one line.
     """
     line, status = _ENDS[word]
     line += f" ({reason})" if reason else ""
@@ -83,7 +85,7 @@ def end(word: bytes, reason: str = "") -> None:
 
 
 def fail(status: int) -> None:
-    """Ends this process, which has said why, and has the others end."""
+    """Ends this process, which has printed its error, and the others."""
     _ending.acquire()
     _exit(FAILED, status)
 
@@ -99,7 +101,7 @@ def _exit(word: bytes, status: int) -> None:
 
 
 def _accept(listener: socket.socket, token: bytes, count: int) -> None:
-    """Waits for the connections of `count` processes."""
+    """Accepts the connections of `count` processes."""
     with listener:
         while len(_links) < count:
             link, _ = listener.accept()
@@ -110,7 +112,7 @@ def _accept(listener: socket.socket, token: bytes, count: int) -> None:
 
 
 def _watch(link: socket.socket) -> None:
-    """Has threads wait for the end of the process at the other end, and tell it of this one."""
+    """Starts threads that wait for the other process to end, and send it signs of life."""
     link.settimeout(SILENT_SECONDS)
     _links.append(link)
     if len(_links) == 1:

@@ -1,8 +1,8 @@
-"""The network: one Flax module that runs a table of layers, the paper's (its section 3) or another.
+"""Defines the net: one Flax module that runs a table of layers, such as the paper's (section 3).
 
-A net in two towers keeps, between its layers, one map [B, H, W, C/2] per tower. Its parameters are
-those of the whole net, the towers side by side on the last axis: conv2's kernel is [5, 5, 48, 256],
-of which tower t has [..., 128 t : 128 (t + 1)].
+Between its layers, a net in two towers keeps one array of maps [B, H, W, C/2] per tower. Its
+parameters are those of the whole net, with the towers side by side on the last axis: the kernel of
+conv2 is [5, 5, 48, 256], of which tower t has [..., 128 t : 128 (t + 1)].
 """
 
 import itertools
@@ -19,17 +19,17 @@ from alexnet_jax.models.table import Conv, Dense
 
 
 class AlexNet(nn.Module):
-    """A table of layers and every choice that the paper varies.
+    """Runs a table of layers, with a field for every choice that the paper varies.
 
-    `create` in this package fills the fields from a preset, and checks them.
+    `models.create` fills the fields from a preset and checks them.
     """
 
     layers: tuple[Conv | Dense, ...]
-    num_classes: int = 1000  # in a configuration None is as many as the data has
-    towers: int = 2  # the two GPUs' halves; 1: no groups (section 3.5)
+    num_classes: int = 1000  # outputs; None in a configuration: as many as the data has classes
+    towers: int = 2  # the halves of the two GPUs; 1: no groups (section 3.5)
     width: float = 1.0  # factor on the maps and units of every layer
-    hidden_units: int | None = None  # of fc6 and fc7; None: the table's times width
-    skip: tuple[str, ...] = ()  # convolutions taken out, not their pooling: ('conv4',) (section 7)
+    hidden_units: int | None = None  # units of fc6 and fc7; None: those of the table times width
+    skip: tuple[str, ...] = ()  # convolutions left out, without their pooling: ('conv4',) (sect. 7)
     activation: str = "relu"  # 'relu', 'tanh' or 'sigmoid' (section 3.1)
 
     pooling: str = "max"  # or 'avg'
@@ -37,48 +37,51 @@ class AlexNet(nn.Module):
     pool_stride: int = 2  # pixels from one window to the next
     pool_overhang: bool = False  # the last window may run past the border
 
-    lrn: bool = True  # local response normalisation (section 3.3); False: none within maps either
-    lrn_size: int = 5  # maps in its sum
-    lrn_alpha: float = 1e-4  # factor on its sum of squares itself
-    lrn_beta: float = 0.75  # its exponent
-    lrn_k: float = 2.0  # its constant
-    lrn_joins: bool = False  # it sums over the towers' border, as Caffe's, whose groups it ignores
-    norm_size: int = 5  # side of the window of normalisation within a map: net 145's
-    norm_alpha: float = 1e-3 / 25  # its factor on the sum of squares; k 1, beta 0.75 (the sources)
+    lrn: bool = True  # response normalisation, across maps (section 3.3) and within them
+    lrn_size: int = 5  # maps that normalisation across maps sums over
+    lrn_alpha: float = 1e-4  # factor on the sum of squares across maps
+    lrn_beta: float = 0.75  # exponent of normalisation across maps
+    lrn_k: float = 2.0  # constant of normalisation across maps
+    lrn_joins: bool = False  # whether the sum crosses the border of the towers, as Caffe's does
+    norm_size: int = 5  # side of the window of normalisation within a map, which net 145 has
+    norm_alpha: float = 1e-3 / 25  # factor on the sum of squares within a map (k 1, beta 0.75)
 
-    conv1_kernel: int | None = None  # side of conv1's filters in pixels; None: the table's
-    conv1_stride: int | None = None  # conv1's stride in pixels; None: the table's
-    conv1_padding: int | tuple[int, int] | None = None  # (before, after) each axis, or on both
+    conv1_kernel: int | None = None  # side of conv1's kernels in pixels; None: that of the table
+    conv1_stride: int | None = None  # stride of conv1 in pixels; None: that of the table
+    conv1_padding: int | tuple[int, int] | None = None  # (before, after) each axis, or one for both
 
-    # Section 4.2: training drops with this rate and rescales nothing, testing multiplies by
-    # 1 - dropout. Inverted: training divides by it instead, as Caffe and PyTorch do.
-    dropout: float = 0.5  # rate at which fc6 and fc7 drop units
-    inverted_dropout: bool = False  # rescale in training, not in testing
+    # As in section 4.2, training drops units and rescales nothing, and testing multiplies by
+    # 1 - dropout. Inverted dropout divides by 1 - dropout in training, as Caffe and PyTorch do.
+    dropout: float = 0.5  # rate at which units of fc6 and fc7 are dropped
+    inverted_dropout: bool = False  # whether to rescale in training instead of in testing
 
-    kernel_init: str = "gaussian"  # the table's deviations, or 'he': sqrt(2 / fan-in)
-    init_scale: float = 1.0  # factor on the initial kernels' deviation
-    layer_init_scales: tuple[tuple[str, float], ...] = ()  # (layer, factor), beside init_scale
-    bias_one: float = 1.0  # initial bias where the paper and the table have 1 (section 5)
+    kernel_init: str = "gaussian"  # the standard deviations of the table; 'he': sqrt(2 / fan-in)
+    init_scale: float = 1.0  # factor on the standard deviation of all initial kernels
+    layer_init_scales: tuple[
+        tuple[str, float], ...
+    ] = ()  # (layer, a further factor) of single ones
+    bias_one: float = 1.0  # the initial bias where the paper and the table have 1 (section 5)
 
-    fused_kernel: bool = False  # ReLU, LRN and max pooling as one kernel on CUDA: not measured yet
-    dtype: str = "float32"  # of the computation; parameters are float32, or float64 with float64
+    fused_kernel: bool = False  # ReLU, LRN and max pooling in one kernel on CUDA; not measured yet
+    dtype: str = "float32"  # type that is computed in; parameters are float64 with it, else float32
     placement: Placement = Placement()
 
     @nn.compact
     def __call__(self, images, *, train: bool = False, example_index=None):
-        """Returns the logits, and all activations by name.
+        """Computes the logits, and all activations by name.
 
         Args:
-            images: Float [N, H, W, 3], already preprocessed: nothing is subtracted or scaled here.
-            train: Whether to drop units; needs the "dropout" key.
-            example_index: int32 [M], each example's place in the global batch, which keys its
-                dropout masks; M is the dense layers' batch: N, or in the hybrid layout that of all
-                the axis.
+            images: Float [N, H, W, 3]; nothing is subtracted from them or scaled here.
+            train: Whether to drop units, which needs a random key named "dropout".
+            example_index: The position of each example in the global batch, int32 [M], from which
+                its dropout masks are drawn. M is the batch of the dense layers: N, or in the hybrid
+                layout the examples of all devices on the mesh axis `model`.
 
         Returns:
-            Logits [M, classes], float32 (float64 if `dtype` is), and a dict of activations: conv1
-            (the linear output), then act1, lrn1, norm1, pool1 as far as there, …, fc6 and fc7
-            (after dropout), fc8 (the logits). In a split placement the maps are this device's.
+            The logits [M, classes], which are float64 if `dtype` is and float32 otherwise, and a
+            dict of activations: conv1 (the linear output), act1, lrn1, norm1 and pool1 where the
+            net has them, …, fc6 and fc7 (after dropout), and fc8 (the logits). Where the net is
+            split, the maps are those of this device.
 
         Raises:
             UserError: The images are too small, or `dtype` is float64 without JAX's x64 mode.
@@ -102,7 +105,7 @@ class AlexNet(nn.Module):
                 activations[op.name] = _side_by_side(maps)
 
         h = place.enter_dense(place.join(maps))
-        h = h.reshape(h.shape[0], -1)  # not len(h): export leaves the batch open
+        h = h.reshape(h.shape[0], -1)  # len(h) fails in an export with any batch size
         if example_index is None:
             example_index = jnp.arange(h.shape[0])
         drop_key = self.make_rng("dropout") if train and self.dropout else None
@@ -118,7 +121,15 @@ class AlexNet(nn.Module):
         return h, activations
 
     def _on_maps(self, op: Operation, maps):
-        """Returns one map per tower of this device, from one per tower, or one that all read."""
+        """Applies an operation to maps.
+
+        Args:
+            op: The operation.
+            maps: One array per tower of this device, or one array that all towers read.
+
+        Returns:
+            One array per tower of this device.
+        """
         place = self.placement
         towers = place.local_towers(op.towers)
         if op.reads == "both":
@@ -131,17 +142,17 @@ class AlexNet(nn.Module):
         return jnp.split(place.own_slice(whole, op.layer, op.output[-1]), towers, axis=-1)
 
     def _on_features(self, op: Operation, h):
-        """Returns this device's features, from all where the operation reads them, else its own."""
+        """Applies an operation to features; returns this device's part of the output."""
         place = self.placement
         if op.kernel:
             return apply(op, [h], *self._weights(op), parts=1)[0]
-        if op.kind == "act":  # of each feature by itself
+        if op.kind == "act":  # It changes each feature by itself, so a part is enough.
             return op.function(h)
         whole = op.function(place.gather_features(h, op.layer, op.input[-1]))
         return place.own_slice(whole, op.layer, op.output[-1])
 
     def _drop(self, op: Operation, h, key, example_index):
-        """Drops by a mask that `key` draws in training; in testing there is no key."""
+        """Drops features by a mask that is drawn from `key`; in testing `key` is None."""
         keep = 1 - self.dropout
         if key is None:
             return h if self.inverted_dropout else h * keep
@@ -157,7 +168,7 @@ class AlexNet(nn.Module):
 
     @property
     def param_dtype(self) -> str:
-        """The dtype of the parameters."""
+        """Returns the dtype of the parameters."""
         return "float64" if self.dtype == "float64" else "float32"
 
     def _check_input(self, images):
@@ -170,7 +181,7 @@ class AlexNet(nn.Module):
 
 
 class Weights(nn.Module):
-    """Owns a layer's kernel, Gaussian with mean 0, and its constant bias."""
+    """Holds a layer's kernel, initially Gaussian with mean 0, and its bias, initially constant."""
 
     shape: tuple[int, ...]
     bias_shape: tuple[int, ...]
@@ -187,10 +198,10 @@ class Weights(nn.Module):
 
 
 def keep_masks(key, example_index, keep: float, features: int):
-    """Returns which features each example keeps, by (key, example) alone: bool [N, features]."""
+    """Draws the features that each example keeps, bool [N, features], from (key, example) alone."""
 
     def draw(index):
-        # A float32 probability: the same draws whatever the precision of the net.
+        # The probability is float32 so that the draws do not depend on the net's precision.
         return jax.random.bernoulli(jax.random.fold_in(key, index), jnp.float32(keep), (features,))
 
     return jax.vmap(draw)(example_index)

@@ -1,4 +1,4 @@
-"""Checks that a net can be what its fields and its table say, when it is created."""
+"""Checks the fields and the table of a net when it is created."""
 
 import math
 from collections import Counter
@@ -28,7 +28,7 @@ def check(model) -> None:
     """Checks the fields and the table of an `AlexNet`.
 
     Raises:
-        UserError: The net cannot be; the line names the field or the row.
+        UserError: There is no such net; the line names the field or the row.
     """
     _check_table(model.layers)
     _check_fields(model)
@@ -47,14 +47,14 @@ def _check_table(layers):
     names += [
         (entry.name if isinstance(entry, Stateless) else entry.removeprefix("avg_"))
         + number(row.name)
-        for row in rows[:convs]  # what follows a dense layer has no name among the activations
+        for row in rows[:convs]  # Operations after a dense layer are not among the activations.
         for entry in row.then
     ]
     for name, count in Counter(names).items():
         if count > 1:
             raise UserError(
-                f"model.layers: two operations would be called {name}: give every layer a number "
-                "of its own, and an operation only once after it"
+                f"model.layers: two operations would be called {name}: give every layer its own "
+                "number, and name an operation only once after it"
             )
 
 

@@ -1,6 +1,6 @@
-"""Convolutions of [B, H, W, I]: with a kernel [K, K, I, O], or one for every place.
+"""Convolves [B, H, W, I] with a kernel [K, K, I, O], or with a separate kernel for every place.
 
-`padding` is (before, after) on both axes. `form` is "fast", "plain", or None for the one that the
+`padding` is (before, after) on both axes. `form` is "fast", "plain", or None for the form that the
 platform takes (see forms.py).
 """
 
@@ -16,8 +16,8 @@ from jax import lax
 from alexnet_jax.models import forms, onednn, onednn_trial, windows
 from alexnet_jax.runtime import jax_versions
 
-LEAST_WORK = 2**26  # multiply-adds by oneDNN; fewer don't repay a compilation at every start
-FIRST_CONV_COLUMNS = 128  # 11x11/4 has 144 and gains; 5x5/2 has 36 and loses (measured)
+LEAST_WORK = 2**26  # multiply-adds from which oneDNN repays a compilation at every start
+FIRST_CONV_COLUMNS = 128  # Measured: 11x11/4 with 144 columns gains time, 5x5/2 with 36 loses some.
 
 
 def conv(x, kernel, *, stride: int, padding: tuple[int, int], form: str | None = None):
@@ -38,7 +38,7 @@ def conv(x, kernel, *, stride: int, padding: tuple[int, int], form: str | None =
 
 
 def first_conv(x, kernel, *, stride: int, padding: tuple[int, int], form: str | None = None):
-    """Convolves as `conv`, for the layer that sees the image: few channels, large kernel, stride.
+    """Convolves as `conv` does, in a form for the first layer's few channels and large kernel.
 
     Inside shard_map `kernel` must vary over the axes that `x` varies over (jax.lax.pcast).
     """
@@ -60,7 +60,7 @@ def first_conv(x, kernel, *, stride: int, padding: tuple[int, int], form: str | 
 def local_conv(x, kernel, *, padding: tuple[int, int]):
     """Convolves with stride 1 and untied weights: `kernel` is [OH, OW, K, K, I, O].
 
-    Every output position has a kernel of its own (cuda-convnet's type "local").
+    Every output position has its own kernel (cuda-convnet's type "local").
     """
     height, width, size = kernel.shape[:3]
     padded = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
@@ -102,8 +102,8 @@ def _plain(x, kernel, stride, padding):
     for size, window in zip(x.shape[1:3], kernel.shape[:2], strict=True):
         places = windows.output_size(size, window, stride, padding)
         end = (places - 1) * stride + window - before - size
-        # cuDNN's padding is the same on both sides: any other is a copy of the images, which is
-        # spared where no window reads it, as in the paper's first layer at 227 pixels.
+        # cuDNN pads both sides equally, and any other padding makes a copy of the images. So
+        # padding that no window reads is left out, as in the paper's first layer at 227 pixels.
         pads.append((before, min(after, max(0, end))))
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -111,11 +111,11 @@ def _plain(x, kernel, stride, padding):
 
 
 def suits_onednn(x, kernel, stride: int, padding: tuple[int, int]) -> bool:
-    """Returns whether a convolution is one of those that oneDNN computes, and worth its while.
+    """Returns whether oneDNN can compute this convolution, and saves time.
 
-    The arrays may be shapes with a dtype alone.
+    The arrays may be shapes with dtypes.
     """
-    fixed = isinstance(x.shape[0], int)  # export leaves it open
+    fixed = isinstance(x.shape[0], int)  # The batch of an exported function has no fixed size.
     if not fixed or x.dtype != jnp.float32 or max(padding) >= min(kernel.shape[:2]):
         return False
     sides = zip(x.shape[1:3], kernel.shape[:2], strict=True)
@@ -150,7 +150,7 @@ def _by_onednn_bwd(stride, padding, saved, g):
     x, kernel = saved
     if stride == 1:
         dx = onednn.input_gradient(x, kernel, g, padding)
-    else:  # as in a first layer, where the compiler leaves it out
+    else:  # In a first layer the compiler leaves this gradient out.
         dx = jax.vjp(lambda x: _plain(x, kernel, stride, padding), x)[1](g)[0]
     return dx, onednn.kernel_gradient(x, kernel, g, stride, padding)
 
@@ -160,7 +160,7 @@ _by_onednn.defvjp(_by_onednn_fwd, _by_onednn_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _with_kernel_gradient(y, kernel, x, stride, padding):
-    """Returns `y`, the convolution of `x`; its kernel's gradient is a few matrix products."""
+    """Returns `y`, the convolution of `x`, with a kernel's gradient by a few matrix products."""
     return y
 
 
@@ -177,8 +177,8 @@ _with_kernel_gradient.defvjp(_with_kernel_gradient_fwd, _with_kernel_gradient_bw
 
 
 def _kernel_gradient(x, g, shape, stride, padding):
-    """Multiplies rows of stride x stride blocks with [O] outputs: the gradient of the kernel."""
-    rows, columns = (-(-size // stride) for size in shape[:2])  # blocks that a kernel covers
+    """Computes the kernel's gradient as products of rows of stride x stride blocks with `g`."""
+    rows, columns = (-(-size // stride) for size in shape[:2])  # the blocks that a kernel covers
     batch, height, width, features = g.shape
     ends = ((height - 1 + rows) * stride, (width - 1 + columns) * stride)
     pads = [
@@ -188,7 +188,7 @@ def _kernel_gradient(x, g, shape, stride, padding):
 
     blocks = (batch, height - 1 + rows, stride, width - 1 + columns, stride, shape[2])
     x = x.reshape(blocks).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(*x.shape[:3], -1)  # space to depth: a block's pixels are its channels
+    x = x.reshape(*x.shape[:3], -1)  # The pixels of a block become its channels (space to depth).
     x = jnp.concatenate([x[:, :, i : i + width] for i in range(columns)], axis=-1)
     g = g.reshape(-1, features)
     products = [x[:, i : i + height].reshape(len(g), -1).T @ g for i in range(rows)]

@@ -1,7 +1,7 @@
-"""Which form of an operator a platform takes: the plain one, or a faster one that equals it.
+"""Chooses the form of an operator for a platform: the plain one, or a faster one that equals it.
 
-Where a faster form is known it stands beside the plain form, and both give the same values and
-gradients (tests/test_ops.py). `FAST_ON` is the one place that decides between them.
+An operator's faster form, if one is known, stands beside its plain form, and both give the same
+values and gradients (tests/test_ops.py). `FAST_ON` is the only place that decides between them.
 """
 
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from typing import Any
 import jax
 from jax import lax
 
-# The platforms on which an operator's fast form wins: measured on CPUs, estimated for CUDA's cards
-# (docs/speed.md). Elsewhere the plain forms stand until they are measured against.
+# The platforms on which the fast form of an operator is faster, as measured on CPUs and estimated
+# for CUDA's cards (docs/speed.md). Other platforms take the plain forms until they are measured.
 FAST_ON = {
     "conv": ("cpu",),
     "norm": ("cpu", "cuda"),
     "pool": ("cpu", "cuda"),
-    "first towers": ("cuda",),  # the image convolved once per tower: their gradients aren't joined
+    "first towers": ("cuda",),  # Each tower convolves the image, so their gradients aren't joined.
     "sum across maps": ("cuda",),
-    "bias": ("cuda",),  # its gradient is a sum of what is in memory, not of what makes it
+    "bias": ("cuda",),  # Its gradient sums what is in memory, without computing it again.
 }
 
 FORMS = ("fast", "plain")
@@ -50,12 +50,12 @@ def take(operator: str, form: str | None, fast: Callable, plain: Callable, *oper
 
     Args:
         operator: a key of `FAST_ON`.
-        form: "fast" or "plain"; None leaves it to the platform that the program is compiled for,
-            which need not be the one that traces it. The gradient then saves what both forms need,
-            of which the compiler drops what the platform doesn't use.
-        fast: the faster function of the operands.
-        plain: the plain one, whose results have the same shapes and dtypes.
-        operands: arrays.
+        form: "fast" or "plain". None takes the form of the platform for which the program is
+            compiled, which may differ from the one that traces it. The gradient then saves what
+            both forms need, and the compiler drops what the platform does not use.
+        fast: the fast function of the operands.
+        plain: the plain function, whose results have the same shapes and dtypes.
+        operands: the arrays.
     """
     if form is None:
         on = dict.fromkeys(FAST_ON[operator], fast)

@@ -1,4 +1,4 @@
-"""The epochs at which the runs of 2012 changed their rates, by the names of their nets."""
+"""Lists the epochs at which the runs of 2012 changed their rates, by the names of their nets."""
 
 
 def _logged(drops, conv_cut, frozen, stop, layers=("conv1",)) -> dict:
@@ -9,13 +9,13 @@ def _logged(drops, conv_cut, frozen, stop, layers=("conv1",)) -> dict:
     return {"optim": optim, "noise_until_epoch": conv_cut, "num_epochs": stop}
 
 
-# Epochs at which the 2012 runs changed rates, by net (source: layers/layer-params-*.cfg; fact sheet
-# section 5), read as completed epochs. `optim` holds fields of OptimSpec; `noise_until_epoch` ends
-# the colour noise (None: not logged); `num_epochs` is where the run was stopped. Drops are those of
-# the kernels. Biases stayed at 0.02 in 145 to the end; 145-2010, 147 and 145-half ended with biases
-# at 0.002 (145-half: of conv1 and conv2 alone), at an epoch that is not logged and so is left out
-# here. A layer's cut and freezing take its biases along. Not logged either: 147's early cut of
-# conv1, 145-half's last drop.
+# The epochs are those of layers/layer-params-*.cfg of computerhistory/AlexNet-Source-Code, read as
+# completed epochs. `optim` holds fields of OptimSpec, `noise_until_epoch` is the end of
+# the colour noise (None: not logged), and `num_epochs` is where the run was stopped. The drops are
+# those of the kernels. The biases stayed at 0.02 in 145 to the end. Those of 145-2010, 147 and
+# 145-half (there only of conv1 and conv2) ended at 0.002, from an epoch that is not logged and is
+# therefore left out. A cut or freezing of a layer includes its biases. Also not logged are the
+# early cut of conv1 in 147 and the last drop of 145-half.
 LOGGED_RUNS: dict[str, dict] = {
     "145-2010": _logged((23, 51, 78), conv_cut=68, frozen=72, stop=93),
     "145": _logged((25, 51, 79), conv_cut=67, frozen=72, stop=91),

@@ -1,6 +1,6 @@
-"""Response normalisation of maps [B, H, W, C], across maps and within each of them.
+"""Computes response normalisation of maps [B, H, W, C], across maps and within each map.
 
-`form` is "fast", "plain", or None for the one that the platform takes (see forms.py).
+`form` is "fast", "plain", or None for the form that the platform takes (see forms.py).
 """
 
 import functools
@@ -16,12 +16,12 @@ from alexnet_jax.models import forms, windows
 def local_response_norm(
     x, *, size: int, alpha: float, beta: float, k: float, form: str | None = None
 ):
-    """Normalises across maps: x_i (k + alpha S_i)^-beta, paper section 3.3.
+    """Normalises across maps: x_i (k + alpha S_i)^-beta (paper, section 3.3).
 
-    S_i sums the squares of the maps from i - size//2 on, `size` of them, clipped at both ends.
-    `alpha` multiplies the sum itself. The paper's text has size 5, alpha 1e-4, beta 0.75, k 2; the
-    2012 code, cuda-convnet2, Caffe and PyTorch divide their "1e-4" by the size first, so there
-    alpha is 1e-4 / 5 (k is 2 in the first two, 1 in the others).
+    S_i is the sum of the squares of `size` maps from i - size//2 on, without those outside the
+    array. `alpha` multiplies the sum itself. The paper's text has size 5, alpha 1e-4, beta 0.75 and
+    k 2. The 2012 code, cuda-convnet2, Caffe and PyTorch divide their "1e-4" by the size first, so
+    that their alpha is 1e-4 / 5; k is 2 in the first two and 1 in the others.
     """
     return _response_norm(x, (1, 1, 1, size), alpha, beta, k, form)
 
@@ -31,9 +31,10 @@ def within_map_norm(
 ):
     """Normalises over a size x size window of each map (cuda-convnet's rnorm without crossMap).
 
-    `alpha` multiplies the sum: 1e-3 / 25 in the 2012 source's net 145, 5e-5 / 9 in the 18% CIFAR
-    net (computerhistory/AlexNet-Source-Code, layers-145.cfg; dnouri/cuda-convnet,
-    layer-params-18pct.cfg: both files' scale divided by the size squared).
+    `alpha` multiplies the sum. It is 1e-3 / 25 in net 145 of the 2012 source and 5e-5 / 9 in the
+    18% CIFAR net, which is the scale in their files divided by the square of the size
+    (computerhistory/AlexNet-Source-Code, layers-145.cfg; dnouri/cuda-convnet,
+    layer-params-18pct.cfg).
     """
     return _response_norm(x, (1, size, size, 1), alpha, beta, k, form)
 
@@ -46,7 +47,7 @@ def _response_norm(x, window, alpha, beta, k, form):
 
 
 def _wide(x):
-    """Returns `x` in float32 at least: a bfloat16 sum loses the small maps."""
+    """Returns `x` in float32 or wider, because a bfloat16 sum loses the values of small maps."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -58,7 +59,7 @@ def _plain(x, window, alpha, beta, k):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _fast(x, window, alpha, beta, k):
-    """Takes square roots instead of a general power, and has its gradient in closed form."""
+    """Normalises with square roots instead of a general power, and with a closed-form gradient."""
     return _forward(x, window, alpha, beta, k)[0]
 
 
@@ -70,12 +71,13 @@ def _forward(x, window, alpha, beta, k):
 
 def _backward(window, alpha, beta, k, saved, g):
     # y_i = x_i d_i^-beta, so dx_j = g_j d_j^-beta - 2 alpha beta x_j sum_i g_i x_i d_i^(-beta-1)
-    # over those i whose window holds j: the mirrored window, which differs if its size is even.
+    # over those i whose window contains j. These form the mirrored window, which differs from the
+    # window if the size is even.
     x, d = saved
     wide = _wide(x)
     scaled = _wide(g) * inverse_power(d, beta)
     terms = scaled * wide / d
-    if x.dtype != wide.dtype:  # what a GPU writes to memory here is half as large then
+    if x.dtype != wide.dtype:  # A GPU then writes half as many bytes to memory here.
         terms = _wide(lax.optimization_barrier(terms.astype(x.dtype)))
     shared = _window_sum_fast(terms, window, mirrored=True)
     return ((scaled - 2 * alpha * beta * wide * shared).astype(x.dtype),)
@@ -93,13 +95,13 @@ def inverse_power(d, beta):
 
 
 def _window_sum(x, window, mirrored=False):
-    """Sums over a window that starts size//2 before each place, clipped at the borders."""
+    """Sums over a window that starts size//2 before each place and is clipped at the borders."""
     zero = np.zeros((), x.dtype)
     return lax.reduce_window(x, zero, lax.add, window, (1,) * 4, _around(window, mirrored))
 
 
 def _window_sum_fast(x, window, mirrored=False):
-    """Sums over the same window, by shifted slices: across maps they are slower on a CPU."""
+    """Sums as `_window_sum` does, by shifted slices, which across maps are slower on a CPU."""
     if window[-1] == 1:
         return _shifted_sum(x, window, mirrored)
     return forms.take(

@@ -1,8 +1,8 @@
-"""Convolutions by oneDNN, the library that computes PyTorch's on a CPU, out of jaxlib's own copy.
+"""Computes convolutions with oneDNN, which PyTorch uses on a CPU and of which jaxlib has a copy.
 
-The call to it is written here, as jaxlib's compiler would [openxla/xla, xla/service/cpu:
-onednn_contraction_rewriter.cc for its fields, onednn_convolution.cc for what is done with them].
-XLA cannot write such a program into the compilation cache: see jax_versions.can_be_cached.
+This module writes the call to oneDNN as jaxlib's compiler would [openxla/xla, xla/service/cpu:
+onednn_contraction_rewriter.cc for its fields, onednn_convolution.cc for their meaning]. XLA cannot
+write such a program into the compilation cache (see jax_versions.can_be_cached).
 """
 
 import json
@@ -13,8 +13,8 @@ from jax import lax
 from alexnet_jax.models import windows
 from alexnet_jax.runtime import jax_versions
 
-CACHED_BYTES = 2**20  # of the output's gradient in one call, which is read once per input channel
-BATCH = 16  # images whose kernel gradient is one call, at least: a vector of float32
+CACHED_BYTES = 2**20  # bytes of the output's gradient in one call, read once per input channel
+BATCH = 16  # the fewest images in one call for the kernel's gradient: a vector of float32
 
 _IMAGES = {"data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}  # [B, H, W, C]
 _KERNEL = {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}  # [K, K, I, O]
@@ -22,15 +22,16 @@ _EXCHANGED = {"input_feature_dim": 3, "output_feature_dim": 2, "spatial_dims": [
 
 
 def convolution(x, kernel, stride: int, padding: tuple[int, int]):
-    """Convolves float32 [B, H, W, I] with [K, K, I, O], without a gradient of its own.
+    """Convolves float32 [B, H, W, I] with [K, K, I, O]; JAX cannot differentiate it.
 
-    It and `input_gradient` reach what XLA's matrix products do on that CPU (the first layer five
-    sixths of it), `kernel_gradient` two thirds or more [experiments/results/bench/layers.jsonl].
+    This function and `input_gradient` reach the speed of XLA's matrix products on the same CPU (the
+    first layer five sixths of it), and `kernel_gradient` two thirds of it or more
+    [experiments/results/bench/layers.jsonl].
 
     Args:
         x: float32 [B, H, W, I].
         kernel: float32 [K, K, I, O].
-        stride: pixels between windows, on both axes.
+        stride: the pixels from one window to the next, on both axes.
         padding: (before, after) on both axes, each smaller than the kernel.
     """
     sides = zip(x.shape[1:3], kernel.shape[:2], strict=True)
@@ -42,7 +43,7 @@ def convolution(x, kernel, stride: int, padding: tuple[int, int]):
 def input_gradient(x, kernel, g, padding: tuple[int, int]):
     """Returns the gradient of `x` from that of the output, `g`, of a convolution of stride 1.
 
-    It is `g` convolved with the kernel turned by half a circle, its input and output exchanged.
+    It convolves `g` with the kernel, rotated by half a turn and with input and output exchanged.
     """
     pads = [tuple(size - 1 - pad for pad in padding) for size in kernel.shape[:2]]
     return _call(g, kernel[::-1, ::-1], x.shape, padding=pads, exchanged=True)
@@ -56,7 +57,8 @@ def kernel_gradient(x, kernel, g, stride: int, padding: tuple[int, int]):
     height, width, channels, features = kernel.shape
     pads = []
     for axis, size in ((1, height), (2, width)):
-        used = (g.shape[axis] - 1) * stride + size - padding[0]  # of the input, and padding after
+        # The part of the input, and of the padding after it, that is used.
+        used = (g.shape[axis] - 1) * stride + size - padding[0]
         x = lax.slice_in_dim(x, 0, min(used, x.shape[axis]), axis=axis)
         pads.append((padding[0], used - x.shape[axis]))
     batches = CACHED_BYTES // (g[0].size * g.dtype.itemsize) // BATCH
@@ -74,7 +76,7 @@ def _call(images, kernel, shape, *, padding, stride=1, dilation=1, exchanged=Fal
     """Calls oneDNN on float32 [B, H, W, I] and [K, K, I, O] (exchanged: [K, K, O, I]).
 
     The result has the shape `shape`. `padding` is (before, after) of each axis and not negative;
-    `dilation` is the kernel's. There is no gradient.
+    `dilation` is that of the kernel. JAX cannot differentiate the call.
     """
     befores, afters = zip(*padding, strict=True)
     config = {

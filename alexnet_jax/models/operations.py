@@ -1,7 +1,7 @@
-"""The one reading of a table of layers: every operation of a net in order, with its shapes.
+"""Reads a table of layers: lists every operation of a net in order, with its shapes.
 
-The module runs what `operations` gives; the summary, the benchmarks, PyTorch's twin and the figure
-of the architecture count, time, translate and draw the same list.
+The module runs the list that `operations` returns. The summary, the benchmarks, the same net in
+PyTorch and the figure of the architecture count, time, translate and draw the same list.
 """
 
 import dataclasses
@@ -23,23 +23,26 @@ ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One operation of a net, whole: what a device holds of it is the placement's matter.
+    """Describes one operation of the whole net; `Placement` divides it among devices.
 
     Attributes:
-        name: "conv1", "act1", "lrn1", "norm1", "pool1", …, "fc6", "act6", "drop6".
+        name: The name, such as "conv1", "act1", "lrn1", "norm1", "pool1", "fc6", "act6" or "drop6".
         kind: "conv", "local", "dense", "drop", "act", "lrn", "norm", "max_pool", "avg_pool", or
-            "own" where the table's row carries the function.
-        layer: The table's row that it belongs to.
+            "own" if the table's row carries the function.
+        layer: The name of the table's row to which it belongs.
         reads: What one tower reads: the "image", "own" (its maps) or "both" (all maps).
-        towers: Into how many parts its output is divided, each of which is of one tower.
-        input, output: Shapes of one example: (height, width, maps) or (features,).
-        window, stride, padding: Of the square of the input that one output depends on; padding
-            is (before, after) on both axes.
-        kernel, bias: Shapes of the parameters, the towers side by side on the last axis; None
-            without.
-        std, constant: The deviation of the kernel at the start; the bias.
-        dtype: Of the computation.
-        function: Of the maps of one tower, or of all, and then the kernel, if there is one.
+        towers: The number of parts into which its output is divided, one for each tower.
+        input: The shape of one example before it: (height, width, maps) or (features,).
+        output: The shape of one example after it.
+        function: The function of the maps of one tower or of all, and of the kernel if it has one.
+        window: The side of the square of the input on which one output depends.
+        stride: The distance between the squares of two neighbouring outputs.
+        padding: The pixels added (before, after) on both axes.
+        kernel: The shape of its kernel, with the towers side by side on the last axis, or None.
+        bias: The shape of its bias, in the same form, or None.
+        std: The standard deviation of the initial kernel.
+        constant: The initial value of the bias.
+        dtype: The dtype that it computes in.
     """
 
     name: str
@@ -61,20 +64,21 @@ class Operation:
 
     @property
     def parameters(self) -> int:
-        """The number of its parameters."""
+        """Returns the number of its parameters."""
         return math.prod(self.kernel) + math.prod(self.bias) if self.kernel else 0
 
     @property
     def multiply_adds(self) -> int:
-        """The products and sums with its kernel, forward on one example."""
+        """Returns the multiply-adds with its kernel in the forward pass of one example."""
         if not self.kernel:
             return 0
-        places = self.output[:2] if self.kind == "conv" else ()  # the others' kernels have them
+        # The kernels of untied and dense layers already contain the places of the output.
+        places = self.output[:2] if self.kind == "conv" else ()
         return math.prod(places) * math.prod(self.kernel)
 
     @property
     def dense(self) -> bool:
-        """Whether it works on features [B, features], not on maps [B, H, W, C]."""
+        """Returns whether it works on features [B, features], not on maps [B, H, W, C]."""
         return len(self.output) == 1
 
 
@@ -86,11 +90,11 @@ def operations(
     Args:
         model: An `AlexNet`.
         image_size: The side of a square RGB image, or (height, width, channels).
-        platform: Whose forms of the operators to take, "cuda" for example; None leaves it to the
-            compiler (see forms.py).
+        platform: The platform whose forms of the operators are taken, such as "cuda"; None leaves
+            the choice to the compiler (see forms.py).
 
     Raises:
-        UserError: The images are too small, or a row's own function can't be applied.
+        UserError: The images are too small, or a row's own function cannot be applied.
     """
     square = isinstance(image_size, int)
     shape = (image_size, image_size, 3) if square else tuple(image_size)
@@ -98,7 +102,7 @@ def operations(
     for row in model.layers:
         joins = joins or isinstance(row, Dense) or row.joins
         then = row.then
-        if row.name in model.skip:  # if it joins the towers, the next layer does
+        if row.name in model.skip:  # If it joins the towers, the next layer does so instead.
             then = [entry for entry in then if _pools(entry)]
         else:
             reads = "both" if joins else "own" if found else "image"
@@ -115,15 +119,20 @@ def operations(
     return tuple(found)
 
 
+def layer_dtypes(model, image_size: int | Sequence[int]) -> dict[str, str]:
+    """Returns the dtype in which each layer with weights computes."""
+    return {op.layer: op.dtype for op in operations(model, image_size) if op.kernel}
+
+
 def apply(op: Operation, maps: list, kernel=None, bias=None, *, parts: int) -> list:
     """Applies an operation to arrays, in a scope of its name that profiles and programs show.
 
     Args:
         op: The operation.
         maps: One array per tower, or one that all towers read: [B, H, W, C] or [B, features].
-        kernel: The part of its kernel that this device holds, of the last axis; None without.
-        bias: The part of its bias that this device holds; None without.
-        parts: How many arrays to return, one per tower.
+        kernel: This device's part of its kernel, along the last axis; None if it has no kernel.
+        bias: This device's part of its bias; None if it has no bias.
+        parts: The number of arrays to return, one per tower.
     """
     with jax.named_scope(op.name):
         maps = [x.astype(op.dtype) for x in maps]
@@ -248,7 +257,8 @@ def _pool(model, function) -> Stateless:
     return Stateless("pool", pool, window, stride)
 
 
-# What a row's `then` may name: a new activation, normalisation or pooling is one more entry.
+# {name in a row's `then`: the function that makes the operation}. A new activation, normalisation
+# or pooling is one more entry.
 KNOWN: dict[str, Callable[[Any, str | None], Stateless]] = {
     "act": lambda model, platform: Stateless("act", ACTIVATIONS[model.activation]),
     "lrn": lambda model, platform: Stateless(
@@ -278,7 +288,7 @@ KNOWN: dict[str, Callable[[Any, str | None], Stateless]] = {
         model, functools.partial(pools.max_pool, form=forms.of_platform("pool", platform))
     ),
     "avg_pool": lambda model, platform: _pool(model, pools.avg_pool),
-    "drop": lambda model, platform: Stateless("drop", None),  # the module drops, by its key
+    "drop": lambda model, platform: Stateless("drop", None),  # The module drops, by its random key.
 }
 AFTER_CONV = ("act", "lrn", "norm", "pool", "avg_pool")
 AFTER_DENSE = ("act", "drop")
@@ -294,11 +304,12 @@ def _own_output(row, own: Stateless, shape, towers) -> tuple[int, ...]:
             f"{row.name}: its operation '{own.name}' can't be applied to an array of shape "
             f"{(1, *one)}: {reason}"
         ) from error
-    fixed = slice(-1, None) if len(one) == 3 else slice(0, None)  # maps stay; features as well
+    # The number of maps, or of features, must stay.
+    fixed = slice(-1, None) if len(one) == 3 else slice(0, None)
     if len(found) != 1 + len(one) or found[0] != 1 or found[1:][fixed] != one[fixed]:
         raise UserError(
-            f"{row.name}: its operation '{own.name}' makes {found} of an array of shape "
-            f"{(1, *one)}: it may change the height and the width of maps, nothing else"
+            f"{row.name}: its operation '{own.name}' makes an array of shape {found} from one of "
+            f"{(1, *one)}: it may change only the height and the width of maps"
         )
     return (*found[1:-1], shape[-1])
 
@@ -308,7 +319,7 @@ def _places(name, shape, window, stride, what, **options) -> list[int]:
     places = [windows.output_size(n, window, stride, **options) for n in shape[:2]]
     if min(places) < 1:
         raise UserError(
-            f"{name}: its {what} doesn't fit its {shape[0]}x{shape[1]} input: the images are too "
+            f"{name}: its {what} does not fit its {shape[0]}x{shape[1]} input: the images are too "
             "small for this net; take larger ones, or a smaller conv1_kernel and conv1_stride, or "
             "more conv1_padding"
         )

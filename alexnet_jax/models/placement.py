@@ -1,7 +1,7 @@
-"""How one net is laid over the devices of a mesh axis: what lives where, and where they talk.
+"""Divides one net over the devices of a mesh axis, and defines what the devices exchange.
 
-The net calls these methods at the places where the paper's two GPUs exchanged data. Whole on one
-device, each is the identity.
+The net calls the methods of `Placement` at the points where the paper's two GPUs exchanged data. If
+the net is whole on every device, each method returns its input.
 """
 
 import dataclasses
@@ -16,17 +16,21 @@ LAYOUTS = ("data", "towers", "hybrid")
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """The net's layout over the mesh axis `axis`, which has `shards` devices.
+    """Describes how a net is divided over the mesh axis `axis`, which has `shards` devices.
 
-    data    The whole net on every device.
-    towers  The paper's split (section 3.5): each device holds one tower, and its block of every
-            layer's features. They talk into conv3, fc6, fc7 and fc8, and to gather the logits.
-    hybrid  "One weird trick" (akrizhevsky/cuda-convnet2): the convolutions whole on every device,
-            each on its own images; the dense layers split by features, on all the axis' images.
+    data    Every device has the whole net.
+    towers  Each device has one tower and its block of every layer's features, as in the paper
+            (section 3.5). The devices exchange maps or features before conv3, fc6, fc7 and fc8, and
+            gather the logits.
+    hybrid  Every device has all convolutions and applies them to its own images. The dense layers
+            are split by features and applied to the images of all devices of the axis ("one weird
+            trick", akrizhevsky/cuda-convnet2).
 
-    With shards > 1 in towers or hybrid the net must run inside a shard_map over `axis`, and each
-    device is given its own block of the last axis of those parameters that `splits` names.
-    Raises UserError for an unknown layout, a missing axis, or towers on other than 1 or 2 devices.
+    In towers or hybrid with shards > 1, the net must run inside a shard_map over `axis`, where each
+    device gets its own block of the last axis of those parameters for which `splits` is true.
+
+    Raises:
+        UserError: The layout is unknown, the axis is missing, or towers is not on 1 or 2 devices.
     """
 
     layout: str = "data"
@@ -45,9 +49,11 @@ class Placement:
             raise UserError(f"layout {self.layout!r} over {self.shards} devices needs a mesh axis")
 
     def splits(self, layer: str, features: int) -> bool:
-        """Tells whether the parameters of a layer are split over the axis on their last dimension.
+        """Returns whether the parameters of a layer are split on their last dimension.
 
-        `layer` is its name (conv1 … fc8), `features` the number of its outputs in the whole net.
+        Args:
+            layer: The name of the layer (conv1 … fc8).
+            features: The number of its outputs in the whole net.
         """
         if self.shards == 1 or self.layout == "data" or features % self.shards:
             return False
@@ -69,14 +75,14 @@ class Placement:
         return 1
 
     def join(self, maps: list) -> jnp.ndarray:
-        """Puts the maps of all towers side by side, from those of this device: [B, H, W, C]."""
+        """Concatenates the maps of all towers, of which this device has `maps`: [B, H, W, C]."""
         h = jnp.concatenate(maps, axis=-1) if len(maps) > 1 else maps[0]
         return self._gather(h, axis=-1) if self.layout == "towers" else h
 
     def enter_dense(self, h):
-        """Returns the examples that the dense layers see on this device: [B, ...] → [B', ...].
+        """Returns the examples that the dense layers read on this device: [B, ...] → [B', ...].
 
-        In the hybrid layout they are those of the whole axis, in the order of its devices.
+        In the hybrid layout these are the examples of all devices of the axis, in their order.
         """
         return self._gather(h, axis=0) if self.layout == "hybrid" else h
 
@@ -85,7 +91,7 @@ class Placement:
         return self._gather(h, axis=-1) if self.splits(layer, features) else h
 
     def own_slice(self, whole, layer: str, features: int):
-        """Cuts this device's block out of an array [..., features] of all the layer's features."""
+        """Returns this device's block of an array [..., features] of all features of a layer."""
         if not self.splits(layer, features):
             return whole
         size = features // self.shards

@@ -1,4 +1,4 @@
-"""Pooling of maps [B, H, W, C]: the largest or the mean of each window."""
+"""Pools maps [B, H, W, C]: computes the maximum or the mean of each window."""
 
 import functools
 
@@ -9,13 +9,13 @@ from jax import lax
 
 from alexnet_jax.models import forms, windows
 
-LARGEST_FAST = 11  # window of a fast maximum: an int8 can number its places
+LARGEST_FAST = 11  # the largest window whose places an int8 can number
 
 
 def max_pool(x, *, window: int, stride: int, overhang: bool = False, form: str | None = None):
-    """Takes the largest value of each window x window; the gradient goes to the first largest.
+    """Takes the maximum of each window; the gradient goes to the first of equal maxima.
 
-    `form` is "fast", "plain", or None for the one that the platform takes (see forms.py).
+    `form` is "fast", "plain", or None for the form that the platform takes (see forms.py).
     """
     x = _overhang(x, window, stride, overhang, -np.inf)
     return forms.take(
@@ -28,9 +28,9 @@ def max_pool(x, *, window: int, stride: int, overhang: bool = False, form: str |
 
 
 def avg_pool(x, *, window: int, stride: int, overhang: bool = False):
-    """Takes the mean of each window x window, over the pixels that lie inside the image.
+    """Takes the mean of each window over its pixels that lie inside the image.
 
-    It is a sum of shifted slices: reduce_window's gradient is ten times slower on a CPU.
+    It adds shifted slices, because the gradient of reduce_window is ten times slower on a CPU.
     """
     inside = [
         [
@@ -45,7 +45,7 @@ def avg_pool(x, *, window: int, stride: int, overhang: bool = False):
 
 
 def _overhang(x, window, stride, overhang, value):
-    """Pads `x` at the bottom and right up to the end of the last window."""
+    """Pads `x` at the bottom and on the right up to the end of the last window."""
     if not overhang:
         return x
     ends = [
@@ -65,7 +65,7 @@ def _max_pool_plain(x, window, stride):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _max_pool_fast(x, window, stride):
-    """Reduces columns, then rows; the gradient uses the first largest's place, kept in int8."""
+    """Reduces columns, then rows; its gradient uses the place of the first maximum, in int8."""
     for axis in (2, 1):
         x = functools.reduce(jnp.maximum, windows.shifted_along(x, axis, window, stride))
     return x
@@ -81,12 +81,12 @@ def _max_pool_fwd(x, window, stride):
 
 
 def _max_pool_bwd(window, stride, saved, g):
-    """Each pixel asks the windows that hold it whether it was their first largest.
+    """Gives each pixel the gradients of those windows of which it is the first maximum.
 
-    Pixels are taken in blocks of stride x stride, all of which the same windows may hold.
+    Pixels are taken in blocks of stride x stride, which can lie in the same windows.
     """
     place, x = saved
-    reach = -(-window // stride)  # windows along an axis that may hold a pixel: the last so many
+    reach = -(-window // stride)  # the number of windows along an axis that may contain a pixel
     blocks = [-(-size // stride) for size in x.shape[1:3]]
     pads = [(reach - 1, n - size, 0) for n, size in zip(blocks, g.shape[1:3], strict=True)]
     pads = [(0, 0, 0), *pads, (0, 0, 0)]
@@ -94,7 +94,7 @@ def _max_pool_bwd(window, stride, saved, g):
     g = lax.pad(g, np.zeros((), g.dtype), pads)
     dx = 0
     for first in np.ndindex(reach, reach):
-        # Where in these windows a block's pixels are; past their end, nowhere.
+        # The places of a block's pixels in these windows; -2 for pixels past their end.
         rows, columns = (np.arange(stride) + stride * (reach - 1 - start) for start in first)
         number = (window * rows)[:, None] + columns
         number[rows >= window] = number[:, columns >= window] = -2

@@ -1,8 +1,8 @@
-"""The published nets: their tables of layers, and the fields in which they differ from the paper's.
+"""Lists the published nets: their tables of layers, and the fields that differ from the paper's.
 
-[S] marks what was read in the source that is named; the rest is the paper's text.
-Sources: CHM computerhistory/AlexNet-Source-Code, CC1 dnouri/cuda-convnet, CC2
-akrizhevsky/cuda-convnet2, CAF BVLC/caffe, TV pytorch/vision.
+[S] marks what was read in the source that is named; everything else is from the paper's text. The
+sources are CHM (computerhistory/AlexNet-Source-Code), CC1 (dnouri/cuda-convnet), CC2
+(akrizhevsky/cuda-convnet2), CAF (BVLC/caffe) and TV (pytorch/vision).
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from alexnet_jax.models.table import Conv, Dense
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What a net is and where it is from, in a line, and the fields of `AlexNet` that make it."""
+    """Holds a line about a net and its source, and the fields of `AlexNet` that make the net."""
 
     about: str
     fields: dict
@@ -21,12 +21,18 @@ class Preset:
 def _table(maps, orders, *, std=0.01, hidden_std=0.01, padding=(0, 3), last_bias=0.0, pads=(2, 1)):
     """Makes the table of Figure 2: five convolutions and three dense layers.
 
-    `maps` are those of the convolutions, `orders` the operations after layers 1, 2 and 5. `std` is
-    the deviation of the kernels of conv3, conv4 and conv5, `pads` the padding of conv2 and conv5.
+    Args:
+        maps: The maps of the convolutions.
+        orders: The operations after layers 1, 2 and 5.
+        std: The standard deviation of the kernels of conv3, conv4 and conv5.
+        hidden_std: The standard deviation of the kernels of fc6 and fc7.
+        padding: The padding of conv1.
+        last_bias: The bias of fc8.
+        pads: The padding of conv2 and of conv5.
     """
     first, second, fifth = orders
     return (
-        # 224 pixels give 55 because the last window hangs over by 3 [S: CHM layers-145.cfg].
+        # 224 pixels give 55 places, as the last window overhangs by 3 [S: CHM layers-145.cfg].
         Conv("conv1", maps[0], kernel=11, stride=4, padding=padding, then=first),
         Conv("conv2", maps[1], kernel=5, padding=pads[0], bias=1, then=second),
         Conv("conv3", maps[2], kernel=3, padding=1, joins=True, std=std),
@@ -56,24 +62,24 @@ SIX_CONV = (
     Conv("conv6", 256, kernel=3, padding=1, joins=True, std=0.03, bias=1),
     *NET145[5:],
 )
-# conv1 reads 2 pixels of padding, as in torchvision, where the source's last window hangs over by
-# 3: weights of either then meet the pixels that they were trained on, up to a shift.
+# conv1 has 2 pixels of padding, as in torchvision, while the source's last window overhangs by 3.
+# The weights of either then see the pixels on which they were trained, up to a shift.
 OWT = _table((64, 192, 384, 256, 256), OWT_ORDER, std=0.03, padding=2, last_bias=-7.0)
 
-SOURCE_LRN = {"lrn_alpha": 1e-4 / 5}  # the code divides its scale by the size
+SOURCE_LRN = {"lrn_alpha": 1e-4 / 5}  # The code divides its scale by the size.
 CAFFE = {"lrn_alpha": 1e-4 / 5, "lrn_k": 1.0, "lrn_joins": True, "inverted_dropout": True}
 
 
 def _cifar(convs, *dense, **fields):
-    """Pools overhang and nothing is dropped [S: CC1 example-layers/]."""
+    """Makes the fields of a CIFAR net: pools overhang, no dropout [S: CC1 example-layers/]."""
     common = {"num_classes": 10, "towers": 1, "pool_overhang": True, "dropout": 0.0}
     return {"layers": (*convs, *dense), **common, **fields}
 
 
 def _cifar_small(*between):
-    """The convolutions of 80sec, 19pct and 18pct; `between` comes after layers 1 and 2."""
+    """Makes the convolutions of 80sec, 19pct and 18pct; `between` follows layers 1 and 2."""
     return (
-        # 1e-4 because pixels are on the scale 0-255.
+        # The deviation is 1e-4 because pixels are between 0 and 255.
         Conv("conv1", 32, kernel=5, padding=2, std=1e-4, then=("pool", "act", *between)),
         Conv("conv2", 32, kernel=5, padding=2, then=("act", "avg_pool", *between)),
         Conv("conv3", 64, kernel=5, padding=2, then=("act", "avg_pool")),
@@ -81,7 +87,7 @@ def _cifar_small(*between):
 
 
 def _cifar_local(local_maps, first, second):
-    """Two convolutions and two untied layers, of 13pct and 11pct."""
+    """Makes the two convolutions and the two untied layers of 13pct and 11pct."""
     return (
         Conv("conv1", 64, kernel=5, padding=2, std=1e-4, then=first),
         Conv("conv2", 64, kernel=5, padding=2, then=second),

@@ -1,6 +1,6 @@
-"""What a table of layers is made of: a tuple of `Conv` rows, then of `Dense` rows.
+"""Defines the rows of a table of layers, which is a tuple of `Conv` rows and then `Dense` rows.
 
-`presets.py` has the published tables, `operations.py` reads them.
+`presets.py` has the published tables, and `operations.py` reads them.
 """
 
 import dataclasses
@@ -9,14 +9,15 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True)
 class Stateless:
-    """An operation without parameters, which a row's `then` may carry beside the known names.
+    """Describes an operation without parameters, which a row's `then` may contain.
 
     Attributes:
-        name: Its output is called this and the layer's number: "swish" after conv1 is swish1.
-        function: Of float [B, H, W, C], the maps of one tower, and it may change H and W. After a
-            dense layer it takes and gives [B, features].
-        window, stride: Of the square of its input that one output depends on.
-        joins: Whether it takes the maps of both towers at once, and not each tower's by itself.
+        name: The name of its output without the layer's number: "swish" after conv1 is swish1.
+        function: The function of the maps of one tower, float [B, H, W, C], which may change H and
+            W. After a dense layer, it is a function of features [B, features] to as many features.
+        window: The side of the square of the input that one output depends on.
+        stride: The distance between the squares of two neighbouring outputs.
+        joins: Whether the function takes the maps of both towers at once.
     """
 
     name: str
@@ -28,15 +29,21 @@ class Stateless:
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-    """A convolution and the operations after it, in order, each once per tower.
+    """Describes a convolution and the operations after it, which each tower applies.
 
     Attributes:
-        padding: On both axes, on each side or (before, after).
-        joins: Whether each tower reads the maps of both, not only its own.
-        std, bias: Of the Gaussian kernels at the start; the biases' constant.
-        then: Of "act", "lrn" (across maps), "norm" (within each map), "pool" (as the net's fields
-            say) and "avg_pool" (average, whatever they say), or a `Stateless` of one's own.
-        local: Whether it is untied: a kernel and a bias for every output position.
+        name: The name of the layer, with a number: "conv1".
+        maps: The number of its maps, of both towers together.
+        kernel: The side of its kernels in pixels.
+        stride: The pixels from one position of the kernel to the next.
+        padding: The pixels added on each side of both axes, or (before, after).
+        joins: Whether each tower reads the maps of both towers, not only its own.
+        std: The standard deviation of the initial kernels, which are Gaussian.
+        bias: The initial value of the biases.
+        then: The operations that follow in this order: "act", "lrn" (normalisation across maps),
+            "norm" (within each map), "pool" (as the net's fields say), "avg_pool" (always the
+            average), or your own `Stateless`.
+        local: Whether it is untied, with its own kernel and bias for every output position.
     """
 
     name: str
@@ -53,12 +60,14 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """A fully connected layer; it reads the features of both towers.
+    """Describes a fully connected layer, which reads the features of both towers.
 
     Attributes:
-        units: None in the last row, which has one per class.
-        std, bias: Of the Gaussian kernels at the start; the biases' constant.
-        then: Of "act" and "drop", or a `Stateless` of one's own.
+        name: The name of the layer, with a number: "fc6".
+        units: The number of its units; None in the last row, which has one for each class.
+        std: The standard deviation of the initial kernel, which is Gaussian.
+        bias: The initial value of the biases.
+        then: The operations that follow in this order: "act", "drop", or your own `Stateless`.
     """
 
     name: str
@@ -69,5 +78,5 @@ class Dense:
 
 
 def number(layer: str) -> str:
-    """Returns "1" of conv1: what the operations after a layer are numbered by."""
+    """Returns the number in a layer's name, such as "1", which its operations get as well."""
     return layer.lstrip("abcdefghijklmnopqrstuvwxyz")

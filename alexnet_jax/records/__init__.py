@@ -1,1 +1,1 @@
-"""What a run leaves behind: checkpoints, metrics, its lock, and what TensorBoard shows of it."""
+"""Contains what a run leaves in its directory: checkpoints, metrics, its result and its lock."""

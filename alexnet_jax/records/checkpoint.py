@@ -1,16 +1,16 @@
-"""Checkpoints of a run, written, verified and restored by the training process.
+"""Writes, verifies and restores the checkpoints of a run, in the training process.
 
     WORKDIR/checkpoints/120/              one directory per saved step
         params/  state/                   arrays: the parameters, and all else that decides the run
         meta/metadata                     JSON: format, step, error, versions, and what the run adds
         SHA256SUMS                        digest of every other file; `sha256sum -c` reads it too
-    WORKDIR/checkpoints/120.corrupt-1/    a damaged checkpoint, moved aside, never deleted
+    WORKDIR/checkpoints/120.corrupt-1/    a damaged checkpoint, moved aside and never deleted
     WORKDIR/checkpoints/deleted/          one no longer kept, until the next save or `finish`
 
-Orbax writes a step into a temporary directory and renames it when it is whole. The digest is
-written and everything is synced to the disk just before that rename, so a step that has its name
-also has its digest, whenever the process is killed. Orbax itself does not notice a flipped byte:
-nothing is restored here before its digest agrees.
+Orbax writes a step into a temporary directory and renames it when it is complete. The digest is
+written and everything is synced to the disk just before that rename, so that a step with its final
+name also has its digest, whenever the process is killed. Orbax itself does not notice a flipped
+byte, so nothing is restored before its digest has been checked.
 """
 
 import asyncio
@@ -57,24 +57,25 @@ Log = Callable[[str], None]
 
 @dataclasses.dataclass
 class Checkpoints:
-    """A run's checkpoints, open for writing by the training process."""
+    """Holds a run's checkpoints, open for writing by the training process."""
 
     directory: Path
     manager: ocp.CheckpointManager
     verified: bool = False
     saving: int | None = None
-    # From the start of a save until one has finished: one that failed is told of later still.
+    # Orbax's messages are hidden from the start of a save until one has finished, because it may
+    # report a failed save much later.
     silence: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
 
 
 def open_checkpoints(workdir: str | os.PathLike, *, keep: int) -> Checkpoints:
-    """Opens `workdir` for saving, creates it where needed, and clears what a kill left half done.
+    """Opens `workdir` for saving, creates it if needed, and removes saves that a kill interrupted.
 
-    The latest `keep` checkpoints stay, and beside them the one of lowest validation error.
-    Every process of the run calls this, and no other process may (see `lock`).
+    The latest `keep` checkpoints are kept, and the one with the lowest validation error. Every
+    process of the run must call this function, and no other process may (see `lock`).
 
     Raises:
-        UserError: `keep` is below one, or the directory can't be created or written.
+        UserError: `keep` is below one, or the directory cannot be created or written.
     """
     if keep < 1:
         raise UserError(f"the number of checkpoints to keep is {keep}: it must be at least 1")
@@ -92,7 +93,7 @@ def open_checkpoints(workdir: str | os.PathLike, *, keep: int) -> Checkpoints:
     manager = ocp.CheckpointManager(
         directory,
         options=ocp.CheckpointManagerOptions(
-            # best_fn makes Orbax store each step's error; the policy alone decides what stays.
+            # best_fn makes Orbax store each step's error; only the policy decides what is kept.
             best_fn=_rank,
             best_mode="min",
             preservation_policy=policies.AnyPreservationPolicy(
@@ -100,16 +101,16 @@ def open_checkpoints(workdir: str | os.PathLike, *, keep: int) -> Checkpoints:
                     policies.LatestN(keep),
                     policies.BestN(
                         get_metric_fn=_rank,
-                        reverse=True,  # the best comes last: the lowest error, the later of equals
+                        reverse=True,  # The best comes last: the lowest error, of equals the later.
                         n=1,
                         keep_checkpoints_without_metrics=False,
                     ),
                 ]
             ),
             temporary_path_class=_DigestedPath,
-            # Renamed, then deleted: a kill while deleting then leaves no half checkpoint behind.
+            # A checkpoint is renamed before it is deleted, so that a kill leaves no half of it.
             todelete_subdir=_TRASH,
-            # A damaged metrics file would end in a traceback here; `verify` looks first.
+            # A damaged metrics file would raise here; `verify` checks the files first.
             lightweight_initialize=True,
         ),
     )
@@ -124,28 +125,28 @@ def save(
     meta: dict[str, Any],
     error: float | None,
 ) -> None:
-    """Starts saving a step and returns once its arrays are copied; they may then be donated.
+    """Starts saving a step, and returns once its arrays are copied, so that they may be donated.
 
-    Waits for the save before it. Does nothing where the step is saved already.
+    It waits for the previous save. If the step is saved already, it does nothing.
 
     Args:
-        checkpoints: from `open_checkpoints`.
-        step: training steps done, at least 0.
-        params: the parameters, a pytree of `jax.Array`s, none of zero size.
-        state: all else that decides the rest of the run: `jax.Array`s, PRNG keys of either kind and
-            Python numbers. (A 64-bit NumPy array would come back as 32-bit without x64.)
-        meta: JSON values to keep beside them; format, step, error, versions and the kinds of the
-            PRNG keys are added.
-        error: validation error that ranks the checkpoint (the lowest is kept), None if not known.
+        checkpoints: the checkpoints that `open_checkpoints` has opened.
+        step: the number of training steps done, at least 0.
+        params: the parameters, a pytree of `jax.Array`s of which none is empty.
+        state: everything else that decides the rest of the run: `jax.Array`s, PRNG keys of either
+            kind and Python numbers. (A 64-bit NumPy array would be restored as 32-bit without x64.)
+        meta: further JSON values; format, step, error, versions and the kinds of the PRNG keys are
+            added to them.
+        error: the validation error that ranks the checkpoint (the lowest is kept), or None.
 
     Raises:
-        UserError: this or the previous save could not be written (either way this one is not
-            saved); the earlier ones are whole.
+        UserError: this or the previous save could not be written. This step is then not saved; the
+            earlier checkpoints are complete.
     """
     reserved = {"format", "step", "error", "versions", "key_kinds"} & meta.keys()
     if reserved:
         raise ValueError(f"meta may not hold {sorted(reserved)}: save writes them")
-    if not checkpoints.verified:  # nor does Orbax know the errors of the steps before
+    if not checkpoints.verified:  # Orbax does not know the errors of the earlier steps either.
         raise RuntimeError("call verify or restore_latest before the first save")
     finish(checkpoints)
     step = int(step)
@@ -173,10 +174,10 @@ def save(
 
 
 def finish(checkpoints: Checkpoints) -> None:
-    """Waits until the last save is on the disk. More saves may follow.
+    """Waits until the last save is on the disk; further saves may follow.
 
     Raises:
-        UserError: it could not be written; the earlier checkpoints are whole.
+        UserError: it could not be written; the earlier checkpoints are complete.
     """
     try:
         checkpoints.manager.wait_until_finished()
@@ -189,25 +190,25 @@ def finish(checkpoints: Checkpoints) -> None:
 
 
 def _save_failed(checkpoints: Checkpoints, problem: Exception) -> UserError:
-    """Gives the disk space back, and the line to raise.
+    """Frees the disk space of a failed save, and returns the error to raise.
 
-    TensorStore's threads may not know yet and go on writing: `finish` removes what they leave.
+    TensorStore's threads may go on writing for a while; `finish` removes what they write.
     """
     path = checkpoints.directory / str(checkpoints.saving)
     if jax.process_index() == 0:
         _remove_leftovers(checkpoints.directory)
-    # Orbax has already struck the steps it meant to delete off its list.
+    # Orbax has already removed the steps that it wanted to delete from its list.
     checkpoints.manager.reload()
     reason = orbax_messages.reason(problem)
-    return UserError(f"saving checkpoint {path} failed ({reason}): earlier ones are whole")
+    return UserError(f"saving checkpoint {path} failed ({reason}): earlier ones are complete")
 
 
 class _DigestedPath(atomicity.AtomicRenameTemporaryPath):
-    """Orbax's temporary directory, whose digest is written before the rename that commits it."""
+    """Writes the digest of Orbax's temporary directory before the rename that commits it."""
 
     async def finalize(self) -> None:
         final = self.get_final()
-        if _TEMPORARY in final.parent.name:  # an item inside a step, not a step
+        if _TEMPORARY in final.parent.name:  # This is an item inside a step, not a step.
             await super().finalize()
             return
         store = self._checkpoint_metadata_store
@@ -236,19 +237,19 @@ def _rank(metrics: dict[str, Any]) -> float:
 def restore_latest(
     checkpoints: Checkpoints, abstract_params: PyTree, abstract_state: PyTree, log: Log
 ) -> tuple[PyTree, PyTree, dict[str, Any]] | None:
-    """Restores the newest step that `verify` finds; None where no checkpoint was ever saved."""
+    """Restores the newest step that `verify` finds; returns None if none was ever saved."""
     step = verify(checkpoints, log)
     return None if step is None else restore(checkpoints, step, abstract_params, abstract_state)
 
 
 def verify(checkpoints: Checkpoints, log: Log) -> int | None:
-    """Checks every checkpoint against its digest and returns the newest step, None if none is.
+    """Checks every checkpoint against its digest; returns the newest step, or None without any.
 
-    A checkpoint that is truncated, altered or lacks a file is renamed to STEP.corrupt-N, and
-    `log` gets a line that names the file.
+    A checkpoint with a truncated, altered or missing file is renamed to STEP.corrupt-N, and `log`
+    is called with a line that names the file.
 
     Raises:
-        UserError: there are or were checkpoints, but none is readable; or one is of a later format.
+        UserError: there are or were checkpoints, but none is readable; or one has a later format.
     """
     verdict = _verdict(checkpoints.directory, log) if jax.process_index() == 0 else 0
     if jax.process_count() > 1:
@@ -256,14 +257,14 @@ def verify(checkpoints: Checkpoints, log: Log) -> int | None:
     if verdict == _NONE_READABLE:
         raise UserError(
             f"no checkpoint in {checkpoints.directory} is readable (damaged ones are the folders "
-            "named STEP.corrupt-N): to start the run afresh, choose another --workdir"
+            "named STEP.corrupt-N): to train again from scratch, choose another --workdir"
         )
     if verdict != _NO_CHECKPOINT:
         for step in steps_in(checkpoints.directory):
             refuse_later_format(checkpoints.directory / str(step))
     try:
-        checkpoints.manager.reload()  # reads the errors
-    except Exception as error:  # of files that are whole, yet not Orbax's own
+        checkpoints.manager.reload()  # This reads the errors of the steps.
+    except Exception as error:  # The files are as they were written, but not by Orbax.
         raise UserError(
             f"cannot read the checkpoints in {checkpoints.directory}: "
             f"{orbax_messages.reason(error)}"
@@ -273,7 +274,7 @@ def verify(checkpoints: Checkpoints, log: Log) -> int | None:
 
 
 def _verdict(directory: Path, log: Log) -> int:
-    """Moves damaged checkpoints aside; the newest whole step, _NO_CHECKPOINT or _NONE_READABLE."""
+    """Moves damaged checkpoints aside; returns the newest step, or a negative number."""
     for step in reversed(steps_in(directory)):
         path = directory / str(step)
         damage = digests.damage(path)
@@ -305,17 +306,17 @@ def restore(
     """Restores a verified step onto the devices that the abstract trees name.
 
     Args:
-        checkpoints: from `open_checkpoints`.
+        checkpoints: the checkpoints that `open_checkpoints` has opened.
         step: a step that `verify` has returned.
-        abstract_params: `jax.ShapeDtypeStruct`s with shardings, in the tree that was saved; the
-            devices and the layout may differ from those it was saved on.
-        abstract_state: likewise.
+        abstract_params: the parameters as `jax.ShapeDtypeStruct`s with shardings. The devices and
+            the layout may differ from those of the save.
+        abstract_state: the state in the same form.
 
     Returns:
         The parameters, the state and the meta.
 
     Raises:
-        UserError: the arrays are not those of the abstract trees; the first that differ are named.
+        UserError: the arrays differ from the abstract trees; the line names the first that do.
     """
     path = checkpoints.directory / str(step)
     meta = meta_of(path)

@@ -1,6 +1,6 @@
-"""The digest of a checkpoint's files: SHA256SUMS, which `sha256sum -c` reads too.
+"""Writes and checks the digest of a checkpoint's files, SHA256SUMS, for `sha256sum -c` too.
 
-Orbax does not notice a flipped byte: nothing is restored before its digest agrees.
+Orbax does not notice a flipped byte, so nothing is restored before its digest has been checked.
 """
 
 import hashlib
@@ -14,13 +14,13 @@ NAME = "SHA256SUMS"
 
 
 def seal(temporary: Path, final: Path) -> None:
-    """Writes the digest, brings everything to the disk and gives the directory its name."""
+    """Writes the digest, syncs everything to the disk and gives the directory its final name."""
     lines = []
     for name, path in _files(temporary).items():
         lines.append(f"{_sha256(path)}  {name}\n")
         files.sync(path)
     listing = "".join(lines).encode()
-    # The last line guards the list itself; `sha256sum -c` skips it as a comment.
+    # The last line is the digest of the list itself; `sha256sum -c` skips it as a comment.
     listing += b"# " + hashlib.sha256(listing).hexdigest().encode() + b"\n"
     (temporary / NAME).write_bytes(listing)
     files.sync(temporary / NAME)
@@ -31,14 +31,14 @@ def seal(temporary: Path, final: Path) -> None:
 
 
 def damage(path: Path, items: tuple[str, ...] | None = None) -> str | None:
-    """Says what is wrong with the files of the step in `path`; None if nothing.
+    """Returns what is wrong with the files of the step in `path`, or None if nothing is.
 
     Args:
         path: the step's directory.
-        items: the folders in it to look at; all of it if not given.
+        items: the folders in it that are checked; None for the whole directory.
 
     Raises:
-        UserError: its files may not be read.
+        UserError: there is no permission to read its files.
     """
     found = _files(path)
     if NAME not in found:
@@ -52,11 +52,11 @@ def damage(path: Path, items: tuple[str, ...] | None = None) -> str | None:
             digest, _, name = line.partition("  ")
             if items and name.split("/")[0] not in items:
                 continue
-            if name not in found:  # nor is anything outside the step ever opened
+            if name not in found:  # Files outside the step are never opened.
                 return f"{name} is missing"
             if _sha256(found[name]) != digest:
                 return f"{name} is not as it was written"
-    except PermissionError as error:  # not the checkpoint's fault: leave it where it is
+    except PermissionError as error:  # The checkpoint need not be damaged, and stays in place.
         raise UserError(f"cannot read {path / name}: permission denied") from error
     except OSError as error:
         return f"{name} cannot be read: {error.strerror}"

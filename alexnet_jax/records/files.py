@@ -1,4 +1,4 @@
-"""Files that appear whole: a kill or a full disk leaves the old file or the new, never a part."""
+"""Writes files such that a kill or a full disk leaves the old file or the new, never a part."""
 
 import contextlib
 import errno
@@ -15,14 +15,15 @@ from alexnet_jax.errors import writing
 
 @contextlib.contextmanager
 def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
-    """Opens a file aside, which is brought to the disk and takes the name `path` at the end.
+    """Opens a temporary file, which is synced to the disk and renamed to `path` at the end.
 
     Args:
-        path: where the file appears; its folder must exist.
-        shared: several processes may write `path` at the same time, each its own file aside.
+        path: the file to replace; its folder must exist.
+        shared: whether several processes may write `path` at the same time, each with its own
+            temporary file.
 
     Raises:
-        OSError: the disk is full or not writable; what stood at `path` stays.
+        OSError: the disk is full or not writable; the old file stays.
     """
     name = f".{path.name}.{uuid.uuid4().hex}" if shared else path.name + ".tmp"
     aside = path.with_name(name)
@@ -33,31 +34,31 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         aside.rename(path)
     except BaseException:
-        aside.unlink(missing_ok=True)  # on a full disk it would take room
+        aside.unlink(missing_ok=True)  # It would take space on a full disk.
         raise
     sync(path.parent)
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Puts `data` at `path`; see `replacing`."""
+    """Replaces the file at `path` by one with `data`, as `replacing` does."""
     with replacing(path) as file:
         file.write(data)
 
 
 def sync(path: str | Path) -> None:
-    """Brings a file, or the names in a directory, to the disk."""
+    """Syncs a file, or the names in a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems sync no directory
+        if error.errno != errno.EINVAL:  # Some network file systems cannot sync a directory.
             raise
     finally:
         os.close(descriptor)
 
 
 def obstacle(folder: Path) -> str:
-    """Returns why a folder can be neither made nor written, as far as is seen; else ''."""
+    """Returns the reason why a folder cannot be made or written, or '' if none is found."""
     path = folder.absolute()
     there = next(each for each in (path, *path.parents) if os.path.lexists(each))
     if not there.is_dir():
@@ -66,7 +67,7 @@ def obstacle(folder: Path) -> str:
 
 
 def write_json(path: str | Path, obj) -> None:
-    """Writes `obj` to `path`, indented; infinities and NaN become null.
+    """Writes `obj` to `path` as indented JSON; infinities and NaN become null.
 
     Raises:
         UserError: the disk is full or not writable.
@@ -77,7 +78,7 @@ def write_json(path: str | Path, obj) -> None:
 
 
 def append_json(path: Path, obj) -> None:
-    """Appends `obj` as a line to a file of records; makes its folder where it is missing.
+    """Appends `obj` as a line to a file of records, whose folder it makes if it is missing.
 
     Raises:
         UserError: the disk is full or not writable.

@@ -1,4 +1,4 @@
-"""One run at a time in a work directory."""
+"""Ensures that only one run at a time uses a work directory."""
 
 import dataclasses
 import datetime
@@ -15,17 +15,17 @@ NAME = "lock"
 
 
 class Held(UserError):
-    """Another process holds the lock."""
+    """Reports that another process holds the lock."""
 
 
 @dataclasses.dataclass
 class Lock:
-    """A held lock: a context manager, or call `release`."""
+    """Represents a held lock, which the end of its context or `release` gives up."""
 
     descriptor: int | None
 
     def release(self) -> None:
-        """Lets the next run in. The file stays: removing it would race with who waits for it."""
+        """Gives up the lock. The file stays, because a waiting process may have it open."""
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
@@ -38,10 +38,10 @@ class Lock:
 
 
 def check(workdir: str | os.PathLike) -> None:
-    """Refuses a work directory that cannot be made or written, before anything else takes time.
+    """Checks, before anything that takes time, that a work directory can be made and written.
 
     Raises:
-      UserError: so it is; nothing is made.
+        UserError: it cannot; nothing is made.
     """
     if reason := files.obstacle(Path(workdir)):
         raise UserError(
@@ -50,23 +50,23 @@ def check(workdir: str | os.PathLike) -> None:
 
 
 def acquire(workdir: str | os.PathLike) -> Lock:
-    """Takes the work directory for this process, creating it where needed.
+    """Locks the work directory for this process, and creates it if needed.
 
-    The lock is the kernel's (flock on WORKDIR/lock), so it ends with the process that holds it,
-    however that dies, and a file left behind locks nothing. The file names the holder for people
-    to read. On NFS it holds between machines where flock reaches the server (Linux 2.6.12 and
-    later, unless mounted with nolock or local_lock); elsewhere it guards one machine only. In a
-    run of several processes, the first takes it for all.
+    The kernel keeps the lock (flock on WORKDIR/lock), so it ends with the process that holds it,
+    however that process ends, and a file that is left behind locks nothing. The file names the
+    holder for people to read. On NFS the lock holds between machines if flock reaches the server
+    (Linux 2.6.12 and later, unless mounted with nolock or local_lock); otherwise it holds on one
+    machine. In a run of several processes, process 0 locks the directory for all.
 
     Raises:
-      Held: another process holds it; its process id and host are named.
-      UserError: `workdir` can't be written, or its name isn't UTF-8.
+        Held: another process holds the lock; the line names its process id and host.
+        UserError: `workdir` cannot be written, or its name is not UTF-8.
     """
     check_utf8(workdir)
     path = Path(workdir) / NAME
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not truncated: until the lock is ours, the text is its holder's.
+        # The file is not truncated, because it holds the text of the holder until we get the lock.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise UserError(

@@ -1,8 +1,9 @@
-"""Numbers out: metrics.jsonl, TensorBoard event files, result files, and what produced them.
+"""Writes the metrics of a run to metrics.jsonl and to a TensorBoard event file.
 
-Both records rewind. A run that resumes at step R first drops what stands beyond R, and does not
-write again what it repeats at R itself, so that each step stands there once however often the
-run was killed. What is kept is copied to a file aside, which is renamed into place when whole.
+Both files are rewound on a resume. A run that resumes at step R first drops the records after R,
+and does not write again what it repeats at R itself, so that each step is recorded once however
+often the run was killed. The records that are kept are copied to a temporary file, which is renamed
+into place when it is complete.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from alexnet_jax.data import tfrecord
 from alexnet_jax.errors import UserError, writing
 from alexnet_jax.records import files
 
-SYNC_SECONDS = 30.0  # how far behind a TensorBoard that watches the run may be
+SYNC_SECONDS = 30.0  # the longest time after which TensorBoard can see what was written
 EVENTS = "events.out.tfevents."  # TensorBoard reads every file with "tfevents" in its name
 # One plot for training and evaluation together, in TensorBoard's tab "custom scalars".
 _TOGETHER = {
@@ -35,9 +36,9 @@ _TOGETHER = {
 
 
 class Writer:
-    """Appends to `workdir`/metrics.jsonl and to one event file; `open_writer` makes it.
+    """Appends to WORKDIR/metrics.jsonl and to one event file; `open_writer` makes it.
 
-    Every method raises UserError when the disk is full or not writable.
+    Every method raises UserError if the disk is full or not writable.
     """
 
     def __init__(self, workdir: Path, resume_step: int):
@@ -53,11 +54,11 @@ class Writer:
         self._synced = time.monotonic()
 
     def write(self, step: int, epoch: float, split: str, values: Mapping) -> None:
-        """Records the scalars `values` of `split` after `step` updates: one line, one event.
+        """Records the scalars `values` of `split` after `step` updates, as one line and one event.
 
-        In TensorBoard the scalars are called SPLIT/NAME. In metrics.jsonl, which must stay valid
-        JSON, infinities and NaN become null. Steps may not decrease. What stands there for `step`
-        already, as when a resumed run repeats its first evaluation, is not written again.
+        In TensorBoard the scalars are called SPLIT/NAME. In metrics.jsonl, which must be valid
+        JSON, infinities and NaN become null. Steps must not decrease. What is already recorded for
+        `step` is not written again, for example if a resumed run repeats an evaluation.
         """
         values = {name: _number(value) for name, value in values.items()}
         with writing(self._path):
@@ -71,30 +72,30 @@ class Writer:
             self.sync()
 
     def scalars(self, step: int, values: Mapping) -> None:
-        """Shows `values` in TensorBoard alone, by their tags."""
+        """Records `values`, {tag: number}, for TensorBoard only."""
         with writing(self._path):
             self._add(step, *[summary.scalar(tag, float(value)) for tag, value in values.items()])
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Shows an RGB image [H, W, 3], uint8 or float in [0, 1], in TensorBoard."""
+        """Records an RGB image [H, W, 3], uint8 or float in [0, 1], for TensorBoard."""
         with writing(self._path):
             self._add(step, summary.image(tag, image, dataformats="HWC"))
 
     def text(self, tag: str, text: str) -> None:
-        """Shows Markdown `text` in TensorBoard.
+        """Records a Markdown text for TensorBoard.
 
-        Texts are dropped on opening, because a resumed run may have other ones to show: write them
-        at each start.
+        Texts must be written at each start: earlier ones are dropped when the writer is opened,
+        because those of a resumed run may differ.
         """
         with writing(self._path):
             event = Event(wall_time=time.time(), summary=summary.text(tag, text))
             self._events.write(event.SerializeToString())
 
     def sync(self) -> None:
-        """Returns when all that was written is on the disk.
+        """Returns once everything that was written is on the disk.
 
-        Call it before a checkpoint is saved: a run that resumes there then finds every earlier
-        line.
+        It must be called before a checkpoint is saved, so that a run that resumes there finds every
+        earlier line.
         """
         with writing(self._path):
             self._lines.flush()
@@ -103,7 +104,7 @@ class Writer:
         self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Syncs and closes; the writer can't be used afterwards."""
+        """Syncs and closes the files, after which the writer cannot be used."""
         with writing(self._path), self._lines, contextlib.closing(self._events):
             self.sync()
 
@@ -116,7 +117,7 @@ class Writer:
             self._events.write(event.SerializeToString())
 
     def _is_new(self, step: int, name: str) -> bool:
-        """Whether this is the first time that `name`, a split or a tag, is written at `step`."""
+        """Returns whether `name`, a split or a tag, is written for the first time at `step`."""
         if step != self._step:
             self._step, self._written = step, set()
         new = name not in self._written
@@ -125,7 +126,7 @@ class Writer:
 
 
 class _NoWriter(Writer):
-    """The writer of the processes that write nothing."""
+    """Writes nothing, in the processes other than process 0."""
 
     def __init__(self):
         pass
@@ -137,20 +138,23 @@ class _NoWriter(Writer):
 
 
 def open_writer(workdir: str | Path, *, resume_step: int, enabled: bool = True) -> Writer:
-    """Opens the records of `workdir` as they stood at `resume_step`.
+    """Opens the records of a run as they were at `resume_step`.
 
-    `resume_step` is the step of the restored checkpoint. At 0 the run starts afresh, and nothing
-    of an earlier one is kept. Pass `enabled=jax.process_index() == 0`: the other processes get a
-    writer that writes nothing.
+    Args:
+        workdir: the run's directory.
+        resume_step: the step of the restored checkpoint. At 0 the run starts from scratch, and no
+            earlier records are kept.
+        enabled: whether the writer writes anything, as it does in process 0.
 
-    Raises UserError when `workdir` isn't writable or metrics.jsonl holds anything else than
-    complete lines and a last one cut short by a kill.
+    Raises:
+        UserError: `workdir` is not writable, or a line of metrics.jsonl is not one of metrics. (The
+            last line may be incomplete after a kill.)
     """
     return Writer(Path(workdir), resume_step) if enabled else _NoWriter()
 
 
 def _kept_lines(path: Path, resume_step: int) -> list[dict]:
-    """The lines of metrics.jsonl up to `resume_step`, without a last one that was cut short."""
+    """Returns the lines of metrics.jsonl up to `resume_step`, without an incomplete last one."""
     if not path.exists() or resume_step <= 0:
         return []
     texts = path.read_bytes().splitlines()
@@ -175,24 +179,25 @@ def _parsed(text: bytes):
 
 
 def _rewound_events(workdir: Path, resume_step: int) -> tuple[RecordWriter, set]:
-    """Starts a new event file with all that is kept of the last one, whose successor it is.
+    """Starts a new event file with the events of the last one up to `resume_step`.
 
-    The file is new, not truncated, because TensorBoard may have the old one open. As each file
-    holds the whole history, a kill before the old one is removed does no harm: the next start
-    copies the newer and removes both.
+    The old file is replaced and not truncated, because TensorBoard may have it open. Each file has
+    the whole history, so a kill before the old file is removed does no harm: the next start copies
+    the newer file and removes both.
 
-    Returns the open file, and the tags that it holds at `resume_step`.
+    Returns:
+        The open file, and the tags that it has at `resume_step`.
     """
     old = sorted(workdir.glob(EVENTS + 10 * "[0-9]"))
     number = int(old[-1].name.removeprefix(EVENTS)) + 1 if old else 1
     path = workdir / f"{EVENTS}{number:010d}"
-    aside = workdir / "events.tmp"  # a name that TensorBoard passes over
+    aside = workdir / "events.tmp"  # TensorBoard does not read a file of this name.
     file = RecordWriter(str(aside.absolute()))
     file.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
     layout = summary.custom_scalars(_TOGETHER)
     file.write(Event(wall_time=time.time(), summary=layout).SerializeToString())
     tags = set()
-    # A damaged record is where an earlier kill or a full disk left off.
+    # Writing was interrupted at a damaged record, by a kill or a full disk.
     records = tfrecord.records(old[-1]) if old else ()
     for record in itertools.takewhile(lambda record: record is not None, records):
         event = Event.FromString(record)
@@ -214,10 +219,10 @@ def _is_kept(value) -> bool:
 
 
 def total(parts: Sequence[Mapping]) -> dict[str, float]:
-    """Adds up dicts of device scalars, fetched in one transfer and summed exactly.
+    """Sums dictionaries of device scalars exactly, after one transfer.
 
-    Collect each step's dict in a list, which doesn't wait for the device, and call this when the
-    numbers are wanted. Raises ValueError for an empty list.
+    Raises:
+        ValueError: the list is empty.
     """
     if not parts:
         raise ValueError("nothing to add up")
@@ -226,11 +231,16 @@ def total(parts: Sequence[Mapping]) -> dict[str, float]:
 
 
 def summarize(sums: Mapping) -> dict[str, float]:
-    """Divides sums over examples once, on the host.
+    """Divides the sums over examples by their count, on the host.
 
-    `sums` has `loss` (summed over examples), `top1` and `top5` (how many are right) and `count`.
-    Returns the mean `loss`, and `top1_error` and `top5_error` in percent. Raises ValueError when
-    there are no examples.
+    Args:
+        sums: 'loss' (summed over examples), 'top1' and 'top5' (correct predictions) and 'count'.
+
+    Returns:
+        The mean 'loss', and 'top1_error' and 'top5_error' in percent.
+
+    Raises:
+        ValueError: there are no examples.
     """
     sums = {name: float(value) for name, value in jax.device_get(dict(sums)).items()}
     count = sums["count"]
@@ -244,6 +254,6 @@ def summarize(sums: Mapping) -> dict[str, float]:
 
 
 def _number(value) -> int | float:
-    """The Python number in a scalar of NumPy or JAX."""
+    """Returns a NumPy or JAX scalar as a Python number."""
     value = np.asarray(value)
     return value.item() if value.dtype.kind in "biu" else float(value)

@@ -1,4 +1,4 @@
-"""WORKDIR/nonfinite/STEP.npz: what came into a step whose loss or gradient was not finite."""
+"""Writes WORKDIR/nonfinite/STEP.npz, the input of a step whose results were not finite."""
 
 from pathlib import Path
 
@@ -13,16 +13,16 @@ from alexnet_jax.records import restore
 
 
 def stopped(workdir: Path, step: int, batch: dict, sums: dict, key: jax.Array) -> UserError:
-    """Keeps the batch of a step that was not finite, and returns the line that ends the run.
+    """Writes the batch of a step that was not finite, and returns the error that ends the run.
 
-    The file has the batch's ids, labels, crops and mask, the key that the step split, its loss,
-    and as `meta` the step to replay from. Every process calls this.
+    The file has the ids, labels, crops and mask of the batch, the key of the step, its loss, and as
+    `meta` the step from which to replay. Every process must call this function.
 
     Args:
         workdir: the run's directory, with every checkpoint on the disk.
-        step: steps done, this one included.
-        batch: what the step read.
-        sums: the step's own, see `step.make_train_step`.
+        step: the number of steps done, including this one.
+        batch: the batch of the step.
+        sums: the sums of the step (see `step.make_train_step`).
         key: the run's random key.
     """
     names = ("ids", "labels", "crops", "mask")

@@ -1,4 +1,4 @@
-"""What Orbax and TensorStore say of a failed save: one line of it, and none of their tracebacks."""
+"""Hides the tracebacks of Orbax and TensorStore for a failed save, and makes one line of them."""
 
 import contextlib
 import logging
@@ -11,10 +11,11 @@ from absl import logging as absl_logging
 
 
 def silence() -> contextlib.ExitStack:
-    """Hides, until what it returns is closed, what is said of a save that fails.
+    """Hides messages about a failed save until the returned stack is closed.
 
-    Orbax tells of it twice, asyncio for each array, and TensorStore's threads, whose event loop is
-    gone, when they are collected: all with tracebacks. Our own error is one line.
+    Orbax reports a failed save twice, asyncio reports it for each array, and TensorStore's threads
+    do when they are collected after their event loop has closed. All of them print tracebacks,
+    while our own error is one line.
     """
     stack = contextlib.ExitStack()
     absl, tracebacks = absl_logging.get_absl_logger(), _OrbaxTracebacks()
@@ -43,7 +44,7 @@ class _OrbaxTracebacks(logging.Filter):
 
 
 def reason(error: BaseException) -> str:
-    """One line for an error of Orbax or TensorStore, the system's own words where it has them."""
+    """Returns one line for an error of Orbax or TensorStore, with the system's words if it can."""
     code = error.errno if isinstance(error, OSError) else None
     if match := re.search(r"os_error_code='(\d+)'", str(error)):
         code = int(match[1])

@@ -1,4 +1,4 @@
-"""A trace of some steps of a run, by JAX's profiler."""
+"""Traces some steps of a run with JAX's profiler."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -11,10 +11,10 @@ from alexnet_jax.errors import UserError
 
 
 def parse(text: str | None) -> tuple[int, int] | None:
-    """Returns the first and the last step that `--profile=FIRST:LAST` names, counted from 1.
+    """Returns the first and the last step of a text FIRST:LAST, counted from 1.
 
     Raises:
-        UserError: that isn't what `text` says.
+        UserError: the text does not have this form.
     """
     if text is None:
         return None
@@ -30,7 +30,7 @@ def check(steps: tuple[int, int] | None, *, done: int, total: int) -> None:
     """Checks that a run which has made `done` of `total` steps will make all of `steps`.
 
     Raises:
-        UserError: it won't.
+        UserError: it will not.
     """
     if steps and not done < steps[0] <= steps[1] <= total:
         raise UserError(
@@ -40,11 +40,11 @@ def check(steps: tuple[int, int] | None, *, done: int, total: int) -> None:
 
 @contextlib.contextmanager
 def tracing(steps: tuple[int, int] | None, folder: Path) -> Iterator[Callable[[int, dict], None]]:
-    """Traces from the first to the last of `steps` into `folder`; without `steps` nothing.
+    """Traces from the first to the last of `steps` into `folder`, or nothing without `steps`.
 
     Yields:
-        A function to call before the first step and after each, with the number of steps begun and
-        what they give: where the trace begins or ends, that is waited for.
+        A function to be called before the first step and after each step, with the number of steps
+        started and the state. Where the trace begins or ends, it waits for the state.
     """
     active = False
 
@@ -69,5 +69,5 @@ def tracing(steps: tuple[int, int] | None, folder: Path) -> Iterator[Callable[[i
     try:
         yield begun
     finally:
-        if active:  # the run is stopped meanwhile
+        if active:  # The run was stopped before the last step of the trace.
             stop()

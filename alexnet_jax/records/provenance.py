@@ -1,4 +1,4 @@
-"""What produced a result: the commit, the command, the machine and the versions of packages."""
+"""Describes what produced a result: commit, command, machine and versions of packages."""
 
 import contextlib
 import datetime
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-ROOT = Path(__file__).resolve().parents[2]  # of the checkout, if it is one
+ROOT = Path(__file__).resolve().parents[2]  # the root of the checkout, if this is one
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
     *("tensorflow", "tensorflow-cpu", "tensorflow-datasets"),
@@ -20,12 +20,13 @@ PACKAGES = (
 
 
 def collect() -> dict:
-    """Collects what produces a result in this process.
+    """Describes what produces a result in this process.
 
     Returns:
-        'commit': None outside a checkout; it ends in '-dirty' when files that Git knows have
-        changed, other than earlier records. 'date': ISO 8601, UTC. 'command': as it was typed.
-        'hardware': the CPU, its cores, and JAX's devices. 'versions': see `versions`.
+        'commit' is None outside a checkout, and ends in '-dirty' if files that Git knows have
+        changed, except for earlier records. 'date' is in UTC, in the form of ISO 8601. 'command' is
+        the command as it was typed. 'hardware' describes the CPU, its cores, and JAX's devices.
+        'versions' is the result of `versions`.
     """
     devices = jax.devices()
     return {
@@ -52,7 +53,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    # GIT_DIR and the like, as set inside a hook, would point at another repository.
+    # Variables such as GIT_DIR, which are set inside a hook, would name another repository.
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
@@ -61,7 +62,7 @@ def _commit() -> str | None:
         return run.stdout.strip()
 
     try:
-        # An installed package may lie inside somebody else's checkout.
+        # An installed package may be inside the checkout of another project.
         if Path(git("rev-parse", "--show-toplevel")) != ROOT:
             return None
         code = (".", ":!experiments/results")

@@ -1,7 +1,7 @@
-"""Reads checkpoints: which are there, whether they are whole, and their arrays. It writes nothing.
+"""Lists checkpoints, checks that they are undamaged, and reads their arrays; it writes nothing.
 
-A checkpoint is refused where its files and their digest disagree, and where a later program wrote
-it in a format that this one could misread.
+A checkpoint is refused if its files differ from their digest, or if a later program wrote it in a
+format that this one could misread.
 """
 
 import json
@@ -20,7 +20,7 @@ from alexnet_jax.records import digests
 from alexnet_jax.records.orbax_messages import reason
 
 FORMAT = 1
-"""Layout of a checkpoint. Raise it when an older program could misread what is written."""
+"""The version of the layout, which is raised if an older program could misread a new one."""
 
 PyTree = Any
 
@@ -32,21 +32,22 @@ _KIND_BY_WORDS = {"uint32[2]": "threefry2x32", "uint32[4]": "rbg"}
 def restore_params(
     workdir: str | os.PathLike, abstract_params: PyTree, step: int | str | None = None
 ) -> tuple[PyTree, dict[str, Any]]:
-    """Restores the parameters alone of a step of the run in `workdir`.
+    """Restores only the parameters of a checkpoint of the run in `workdir`.
 
-    Reads only: a damaged checkpoint is an error and stays where it is.
+    A damaged checkpoint is an error and stays where it is.
 
     Args:
         workdir: the run's directory.
-        abstract_params: see `restore_item`.
-        step: a saved step; None, the latest; or 'best', the one of lowest validation error, which
-            is the latest where none has an error.
+        abstract_params: the parameters as shapes with shardings (see `restore_item`).
+        step: a saved step; None for the latest; or 'best' for the one with the lowest validation
+            error, which is the latest if none has an error.
 
     Returns:
-        The parameters, placed as `abstract_params` says (see `restore_item`), and the meta.
+        The parameters, on the devices that `abstract_params` names, and the meta.
 
     Raises:
-        UserError: there is no such checkpoint, it is damaged, of a later format or of another net.
+        UserError: the checkpoint does not exist, is damaged, has a later format, or is of another
+            net.
     """
     path = _step_path(workdir, best_step(workdir) if step == "best" else step)
     _require_whole(path, ("params", "meta"))
@@ -54,16 +55,20 @@ def restore_params(
 
 
 def steps(workdir: str | os.PathLike) -> list[int]:
-    """Lists the steps saved in `workdir`, ascending; UserError where there is no `workdir`."""
+    """Lists the steps saved in `workdir` in ascending order.
+
+    Raises:
+        UserError: `workdir` does not exist.
+    """
     if not Path(workdir).is_dir():
         raise UserError(f"there is no work directory {workdir}")
     return steps_in(directory_of(workdir))
 
 
 def best_step(workdir: str | os.PathLike) -> int | None:
-    """Finds the step of lowest validation error, the later one of equals.
+    """Returns the step with the lowest validation error, and of equals the later one.
 
-    Where none has an error it is the latest; None where nothing is saved.
+    If no step has an error, it returns the latest; if nothing is saved, None.
     """
     saved = steps(workdir)
     errors = {step: read_meta(workdir, step).get("error") for step in saved}
@@ -72,7 +77,11 @@ def best_step(workdir: str | os.PathLike) -> int | None:
 
 
 def read_meta(workdir: str | os.PathLike, step: int | None = None) -> dict[str, Any]:
-    """Reads the meta of a step, or of the latest one; UserError where it is missing or damaged."""
+    """Reads the meta of a step, or of the latest one.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged.
+    """
     path = _step_path(workdir, step)
     _require_whole(path, ("meta",))
     return meta_of(path)
@@ -86,12 +95,12 @@ def restore_item(
     Args:
         path: the step's directory.
         item: 'params' or 'state'.
-        abstract: `jax.ShapeDtypeStruct`s with shardings, in the tree that was saved; the devices
-            and the layout may differ from those it was saved on.
-        meta: the step's meta, where the tree may have PRNG keys: it names their generators.
+        abstract: the tree as `jax.ShapeDtypeStruct`s with shardings. The devices and the layout may
+            differ from those of the save.
+        meta: the step's meta, which names the generators of PRNG keys, if the tree has any.
 
     Raises:
-        UserError: the arrays are not those of `abstract`; the first that differ are named.
+        UserError: the arrays differ from `abstract`; the line names the first that do.
     """
     handler = ocp.StandardCheckpointHandler()
     try:
@@ -103,7 +112,7 @@ def restore_item(
             return checkpointer.restore(path / item, args=ocp.args.StandardRestore(abstract))
     except UserError:
         raise
-    except Exception as error:  # whatever Orbax makes of files that are whole, yet not its own
+    except Exception as error:  # The files are as they were written, but not by Orbax.
         raise UserError(f"cannot restore {path / item}: {reason(error)}") from error
 
 
@@ -117,10 +126,10 @@ def key_kinds(tree: PyTree) -> dict[str, str]:
 
 
 def _with_saved_keys(saved: PyTree, abstract: PyTree, kinds: dict[str, str]) -> PyTree:
-    """`abstract` with the generators that its PRNG keys were saved with.
+    """Returns `abstract` with the generators with which its PRNG keys were saved.
 
-    A run goes on with its own generator, whatever JAX_DEFAULT_PRNG_IMPL is by then. Checkpoints
-    that don't name their `kinds` tell them by the number of words that a key has.
+    A resumed run keeps its generator, whatever JAX_DEFAULT_PRNG_IMPL is by then. If a checkpoint
+    does not name the `kinds` of its keys, they follow from the number of words in a key.
     """
     shapes = _shapes(saved)
 
@@ -144,7 +153,7 @@ def _is_key(leaf) -> bool:
 
 
 def _check_shapes(path: Path, item: str, saved: PyTree, abstract: PyTree) -> None:
-    """Raises UserError where shapes or dtypes differ, or an array is on one side only."""
+    """Raises UserError if shapes or dtypes differ, or an array is only in one of the trees."""
     have, want = _shapes(saved), _shapes(abstract)
     differing = [
         f"{name} is {have.get(name, 'absent')}, expected {want.get(name, 'absent')}"
@@ -160,7 +169,7 @@ def _check_shapes(path: Path, item: str, saved: PyTree, abstract: PyTree) -> Non
 
 
 def _shapes(tree: PyTree) -> dict[str, str]:
-    """Path of each array → its dtype and shape; a PRNG key counts as the words it is stored in."""
+    """Maps the path of each array to its dtype and shape; PRNG keys count as arrays of words."""
     shapes = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if _is_key(leaf):
@@ -173,20 +182,28 @@ def _shapes(tree: PyTree) -> dict[str, str]:
 
 
 def directory_of(workdir: str | os.PathLike) -> Path:
-    """Returns the folder of the checkpoints of `workdir`; UserError where no library opens it."""
+    """Returns the folder of the checkpoints of `workdir`.
+
+    Raises:
+        UserError: Orbax cannot open a folder of this name.
+    """
     check_utf8(workdir)
     return Path(workdir).absolute() / _DIRECTORY
 
 
 def steps_in(directory: Path) -> list[int]:
-    """Lists the steps saved in a folder of checkpoints, ascending; none where there is none."""
+    """Lists the steps saved in a folder of checkpoints in ascending order."""
     if not directory.is_dir():
         return []
     return sorted(int(p.name) for p in directory.iterdir() if _STEP_NAME.fullmatch(p.name))
 
 
 def meta_of(path: Path) -> dict[str, Any]:
-    """Reads the meta of the step in `path`; UserError where it cannot be read."""
+    """Reads the meta of the step in `path`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         meta = json.loads((path / "meta" / "metadata").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -223,9 +240,9 @@ def _listing(numbers: list[int]) -> str:
 
 
 def is_undigested_later_format(path: Path) -> bool:
-    """Tells whether a later program wrote the step in `path` and keeps its digest elsewhere.
+    """Returns whether a later program wrote the step in `path` without a digest that we know.
 
-    Such a step isn't damaged, as far as this program can tell.
+    Such a step is not damaged, as far as this program can tell.
     """
     try:
         return not (path / digests.NAME).exists() and meta_of(path)["format"] > FORMAT
@@ -234,7 +251,7 @@ def is_undigested_later_format(path: Path) -> bool:
 
 
 def refuse_later_format(path: Path) -> None:
-    """Raises UserError where the step in `path` is of a format that this program can't read."""
+    """Raises UserError if the step in `path` has a format that this program cannot read."""
     version = meta_of(path).get("format")
     if not isinstance(version, int) or version > FORMAT:
         raise UserError(

@@ -1,4 +1,4 @@
-"""result.json: how a finished run ended, and what of it is said on the screen."""
+"""Writes result.json, the result of a finished run, and prints a summary of it."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ NAME = "result.json"
 
 
 def final_step(workdir: Path) -> int | None:
-    """Returns the last step of the run that has ended in `workdir`; None where none has."""
+    """Returns the last step of the finished run in `workdir`, or None if there is none."""
     try:
         return json.loads((workdir / NAME).read_text())["final"]["step"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -19,7 +19,7 @@ def final_step(workdir: Path) -> int | None:
 
 
 def write(run: Run, workdir: Path, history: dict, measured: dict, produced: dict) -> None:
-    """Writes result.json and says the errors, and what was left out.
+    """Writes result.json, and prints the errors and what was left out.
 
     Args:
         run: the run.

@@ -1,7 +1,7 @@
-"""The training state in the form that checkpoints have had since the first.
+"""Converts the training state to and from the form that all checkpoints have.
 
-The optimizer's chain may change without a change to the files: they keep its counter and its
-velocity by these names, whatever it calls them.
+The optimizer's chain of transforms may change without a change of the files, which always store its
+counter and its velocity under the names of `VelocityState`.
 """
 
 from pathlib import Path
@@ -18,20 +18,21 @@ from alexnet_jax.step import TrainState
 
 
 class VelocityState(NamedTuple):
-    """What a checkpoint keeps of the optimizer: updates made (int32), and the velocity."""
+    """Holds what a checkpoint stores of the optimizer: the updates made (int32), the velocity."""
 
     count: jax.Array
     velocity: optax.Params
 
 
 def to_saved(state: TrainState) -> dict:
-    """Returns what a checkpoint keeps beside the parameters.
+    """Returns what a checkpoint stores beside the parameters.
 
-    `nonfinite` is not in it: it is younger than the form, and stands in the checkpoint's meta.
+    It does not include `nonfinite`, which the first checkpoints did not have and which is stored in
+    the checkpoint's meta.
     """
     rest = {name: x for name, x in vars(state).items() if name not in ("params", "nonfinite")}
     count, velocity = (optax.tree.get(state.opt_state, name) for name in ("count", "trace"))
-    middle = state.opt_state[1:-1]  # of LARS, without arrays
+    middle = state.opt_state[1:-1]  # the state of LARS, which has no arrays
     opt_state = (optax.EmptyState(), *middle, VelocityState(count, velocity))
     return rest | {"params": {}, "opt_state": opt_state}
 
@@ -39,29 +40,29 @@ def to_saved(state: TrainState) -> dict:
 def restore_latest(
     run: Run, saved: checkpoint.Checkpoints, workdir: Path, log: checkpoint.Log
 ) -> tuple[TrainState, dict] | None:
-    """Restores the newest whole checkpoint of a run.
+    """Restores the newest undamaged checkpoint of a run.
 
     Args:
         run: the run.
         saved: its checkpoints.
         workdir: its directory.
-        log: called with each line to say.
+        log: a function that prints a line.
 
     Returns:
-        The state to go on from, and the history: the 'last' and the 'best' evaluation before it.
-        None where nothing was ever saved.
+        The restored state, and the history: the 'last' and the 'best' evaluation before it. None if
+        nothing was ever saved.
 
     Raises:
-        UserError: see `checkpoint.verify`; the run has made more steps than were asked for, or has
-            ended and its checkpoints are gone.
+        UserError: `checkpoint.verify` raises it; the run has made more steps than were asked for;
+            or it has ended and its checkpoints are gone.
     """
     abstract = run.abstract_state()
     restored = checkpoint.restore_latest(saved, abstract.params, to_saved(abstract), log)
     if restored is None:
         if result.final_step(workdir) is not None:
             raise UserError(
-                f"'{workdir}' holds the result of a run and no checkpoint of it: choose another "
-                "--workdir, or move its result.json away to train anew"
+                f"'{workdir}' holds the result of a run but no checkpoint of it: choose another "
+                "--workdir, or move its result.json away to train again from scratch"
             )
         return None
     params, rest, meta = restored
@@ -73,7 +74,7 @@ def restore_latest(
         )
     log(f"goes on from step {step} of {run.total_steps}")
     history = meta["history"]
-    nonfinite = jnp.int32(history.pop("nonfinite", 0))  # earlier checkpoints lack it
+    nonfinite = jnp.int32(history.pop("nonfinite", 0))  # Early checkpoints do not have it.
     kept = rest["opt_state"][-1]
     rest |= {
         "params": params,

@@ -1,7 +1,7 @@
 """Computes what TensorBoard shows of the net itself.
 
-That is how large the kernels of each layer are, how far they move, and a picture of the kernels
-that see the image.
+TensorBoard shows how large the kernels of each layer are, how far they move in a step, and a
+picture of the kernels of the first layer.
 """
 
 from collections.abc import Callable
@@ -16,17 +16,18 @@ from alexnet_jax.models import AlexNet
 from alexnet_jax.parallel import Layout
 
 COLUMNS = 16  # kernels in a row, as in the paper's Figure 3
-ENLARGED = 4  # pixels of the image to one of a kernel
+ENLARGED = 4  # pixels of the picture for one weight
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Compiled functions of a run's state, whose results every process holds whole.
+    """Holds compiled functions of a run's state, whose results every process has in full.
 
-    norms: (params, opt_state) -> {'weight_norm/LAYER', 'update_norm/LAYER': float scalar}: the
-        Euclidean norms of each layer's kernel, and of its velocity, which is what the last step
-        added to it (in a frozen layer, what the last step before did).
-    kernels: params -> the first layer's kernel [H, W, 3, K].
+    Attributes:
+        norms: the function from (params, opt_state) to {'weight_norm/LAYER', 'update_norm/LAYER':
+            float scalar}, the Euclidean norms of each layer's kernel and of its velocity. The
+            velocity is the last update of the kernel, before it was frozen if it is.
+        kernels: the function from params to the kernel [H, W, 3, K] of the first layer.
     """
 
     norms: Callable
@@ -34,7 +35,7 @@ class Watch:
 
 
 def make_watch(model: AlexNet, layout: Layout) -> Watch:
-    """Makes the functions for a net laid out by `layout`; all processes must call them."""
+    """Makes the functions for a net that lies on a mesh; all processes must call them together."""
     whole = layout.replicated()
     first = model.layers[0].name
 
@@ -60,8 +61,8 @@ def kernel_grid(kernels: np.ndarray, towers: int) -> np.ndarray:
         towers: the number of towers, 1 or 2.
 
     Returns:
-        uint8 [Y, X, 3] on white. Grey is 0 and the largest weight of all is full colour, so that
-        kernels which have died are seen as such.
+        uint8 [Y, X, 3] on white. Grey is 0 and the largest weight of all has full colour, so that
+        kernels whose weights have become 0 can be recognised.
     """
     height, width, channels = kernels.shape[:3]
     largest = np.abs(kernels).max() or 1.0
@@ -70,7 +71,8 @@ def kernel_grid(kernels: np.ndarray, towers: int) -> np.ndarray:
     for tower in np.split(tiles, towers):
         columns = min(COLUMNS, len(tower))
         rows = -(-len(tower) // columns)
-        block = np.ones((rows * columns, height + 1, width + 1, channels))  # a white line each
+        # Each kernel has a white line below it and on its right.
+        block = np.ones((rows * columns, height + 1, width + 1, channels))
         block[: len(tower), :-1, :-1] = tower
         block = block.reshape(rows, columns, *block.shape[1:]).swapaxes(1, 2)
         blocks.append(block.reshape(rows * (height + 1), columns * (width + 1), channels))

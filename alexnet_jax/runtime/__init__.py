@@ -1,1 +1,1 @@
-"""The process that a command runs in, and what depends on how JAX runs its programs."""
+"""Contains what concerns a command's process, and the way in which JAX runs programs."""

@@ -1,4 +1,4 @@
-"""Compiles the steps, and decides where it does which of them the compilation cache keeps."""
+"""Compiles the steps, and decides which of them the compilation cache keeps."""
 
 from collections.abc import Callable
 
@@ -8,19 +8,18 @@ from alexnet_jax.runtime import jax_versions
 
 
 class Program:
-    """A function compiled as by `jax.jit`, kept in the compilation cache if XLA can write it there.
+    """Compiles a function as `jax.jit` does, and caches it if XLA can write it into the cache.
 
-    It is looked at when it is first called; the programs that it becomes for other shapes are
-    taken to be like the first.
+    Whether it can is decided at the first call, and applies to calls with other shapes as well.
     """
 
     def __init__(self, function: Callable, **options):
-        """Takes what `jax.jit` takes; nothing is traced yet."""
+        """Takes the arguments of `jax.jit`, and traces nothing yet."""
         self._jitted = jax.jit(function, **options)
         self._cached: bool | None = None
 
     def __call__(self, *arguments):
-        """Runs the program, and compiles it where it hasn't been for these shapes."""
+        """Runs the program, and compiles it first if these shapes are new."""
         if self._cached is None:
             self._cached = jax_versions.can_be_cached(self.lower(*arguments))
         if self._cached:
@@ -29,11 +28,11 @@ class Program:
             return self._jitted(*arguments)
 
     def lower(self, *arguments) -> jax.stages.Lowered:
-        """Traces and lowers the program for such arguments, which may be shapes alone."""
+        """Traces and lowers the program for arguments like these, which may be shapes."""
         return self._jitted.lower(*arguments)
 
     def compile(self, *arguments) -> jax.stages.Compiled:
-        """Compiles the program for such arguments, without running it."""
+        """Compiles the program for arguments like these, without running it."""
         lowered = self.lower(*arguments)
         if jax_versions.can_be_cached(lowered):
             return lowered.compile()

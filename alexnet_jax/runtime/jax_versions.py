@@ -1,6 +1,6 @@
-"""What depends on a version of jax or jaxlib, and the versions that it was tried with.
+"""Contains everything that depends on a version of jax or jaxlib, with the versions tried.
 
-Everything else keeps to jax's documented interface, of the versions that requirements.txt allows.
+All other modules use only the documented interface of the versions that requirements.txt allows.
 """
 
 import contextlib
@@ -9,11 +9,13 @@ import sys
 import jax
 from jax._src import config as jax_config
 from jax._src import distributed as jax_distributed
+from jax.experimental.compilation_cache import compilation_cache
 
-# jaxlib's builds have oneDNN and the call to it, but not the compiler pass that would write the
-# call. Its fields are not an interface: a jaxlib with others would end the process. Tried one by
-# one, on Linux and x86-64 [openxla/xla, xla/service/cpu/onednn_contraction_rewriter.cc]; one that
-# is not among them, each machine tries for itself (models/onednn_trial.py).
+# jaxlib's builds contain oneDNN and the call to it, but not the compiler pass that would write the
+# call. The fields of the call are not an interface: a jaxlib with other fields would abort. Each of
+# these versions was tried, on Linux and x86-64 [openxla/xla,
+# xla/service/cpu/onednn_contraction_rewriter.cc]; any other is tried on each machine by
+# models/onednn_trial.py.
 ONEDNN_CALL = "__onednn$convolution"
 ONEDNN_JAXLIBS = (
     *("0.10.0", "0.10.1", "0.10.2"),
@@ -25,9 +27,9 @@ ONEDNN_JAXLIBS = (
 def can_be_cached(lowered: jax.stages.Lowered) -> bool:
     """Returns whether XLA can write the compiled program into the compilation cache.
 
-    It cannot if the program calls oneDNN, with any jaxlib up to 0.12.0.1: XLA takes the operation
-    for a custom call of another class, reads its fields as that one's, and runs out of memory
-    (std::bad_alloc) or ends the process.
+    It cannot if the program calls oneDNN, with any jaxlib up to 0.12.0.1: XLA mistakes the
+    operation for a custom call of another class, misreads its fields, and runs out of memory
+    (std::bad_alloc) or aborts.
     """
     return ONEDNN_CALL not in lowered.as_text()
 
@@ -35,13 +37,21 @@ def can_be_cached(lowered: jax.stages.Lowered) -> bool:
 def without_cache() -> contextlib.AbstractContextManager:
     """Returns a context in which this thread writes nothing into the compilation cache.
 
-    jax 0.10.2 has no documented one: outside it the setting is the whole process's.
+    jax 0.10.2 documents only the setting of the whole process.
     """
     return jax_config.persistent_cache_min_compile_time_secs(sys.float_info.max)
 
 
+def reopen_cache() -> None:
+    """Makes JAX use the settings of the compilation cache as they are now.
+
+    Without it, jax 0.10.2 keeps the folder with which it first used the cache.
+    """
+    compilation_cache.reset_cache()
+
+
 def varying_axes(x: jax.Array) -> frozenset[str]:
-    """Returns the mesh axes over which `x` varies inside a shard_map (jax 0.10.2's name for it)."""
+    """Returns the mesh axes over which `x` varies inside a shard_map, by jax 0.10.2's name."""
     return jax.typeof(x).manual_axis_type.varying
 
 
@@ -51,9 +61,10 @@ def result_like(x: jax.Array, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeSt
 
 
 def distributed_state() -> jax_distributed.State:
-    """Returns what jax.distributed.initialize was told or found, and its key-value store's client.
+    """Returns the state that jax.distributed.initialize has set.
 
-    It has `process_id`, `num_processes`, `coordinator_address` and `client`. jax.process_index()
-    would begin to use the devices, for which all processes wait.
+    It has `process_id`, `num_processes`, `coordinator_address` and `client`, the client of the
+    key-value store. jax.process_index() would start to use the devices, and all processes wait for
+    each other there.
     """
     return jax_distributed.global_state

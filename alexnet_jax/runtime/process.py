@@ -1,8 +1,8 @@
-"""A command's process and what reaches it from outside: signals, and streams that go away.
+"""Handles what happens to a command's process from outside: signals, and streams that close.
 
-A command calls `begin` before the imports that take seconds; a program that imports alexnet_jax
-keeps the signal handlers and streams that it has. So that `begin` can come first, this module
-imports nothing but small parts of the standard library.
+A command calls `begin` before the imports that take seconds. A program that imports alexnet_jax
+keeps its own signal handlers and streams. This module imports only small parts of the standard
+library, so that `begin` can come first.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler, a closed terminal
-_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # the reader, the terminal, the descriptor
+_GONE = (errno.EPIPE, errno.EIO, errno.EBADF)  # the reader, the terminal or the descriptor is gone
 
 _begun = False
-_noting: "_Noting | None" = None  # the innermost `noted`
+_noting: "_Noting | None" = None  # that of the innermost `noted`
 
 
 class _Noting(NamedTuple):
@@ -30,19 +30,21 @@ class _Noting(NamedTuple):
 
 
 def begin() -> None:
-    """Makes this process a command: a signal ends it in one line, a lost stream not at all.
+    """Makes this process a command, which a signal ends with one line.
 
-    From here on Ctrl-C, SIGTERM and a closed terminal end the process at once, except within
-    `noted`. What is written to a standard stream whose reader has gone is lost quietly.
+    From then on Ctrl-C, SIGTERM and a closed terminal end the process at once, except within
+    `noted`. Output to a standard stream whose reader has gone is dropped without an error.
     """
     global _begun
     if _begun:
         return
     _begun = True
-    # Read when jaxlib and TensorFlow are loaded, of which jax would have INFO hidden alone: XLA's
-    # allocator has a page of warnings where memory runs out, for which we have a line.
+    # jaxlib and TensorFlow read this variable when they are loaded. By default jax hides only their
+    # INFO messages, but XLA's allocator also prints a page of warnings when memory runs out, for
+    # which failures.py has one line.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # TensorFlow reads data here, without oneDNN: its notice of that stands on stderr at any level.
+    # TensorFlow only reads data here and does not need oneDNN, about which it would print a notice
+    # at any log level.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     _keep_memory()
     for descriptor in (0, 1, 2):
@@ -50,40 +52,42 @@ def begin() -> None:
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.__stdout__ = _enduring(1, sys.stdout)
     sys.stderr = sys.__stderr__ = _enduring(2, sys.stderr)
-    # Python calls its handlers when the main thread is back from C++, which compiles for minutes
-    # and waits for devices without end; but it writes the signal's number into this pipe at once.
+    # Python runs a signal handler once the main thread returns from C++, where it may compile for
+    # minutes and wait for devices without end. But it writes the signal's number into this pipe at
+    # once.
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in SIGNALS:
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+        # nohup starts a command with SIGHUP ignored, and it stays ignored.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
     threading.Thread(target=_obey, args=(reader,), name="signals", daemon=True).start()
 
 
 def _keep_memory() -> None:
-    """Has glibc keep freed memory, instead of giving large blocks back to the kernel.
+    """Makes glibc keep freed memory, instead of returning large blocks to the kernel.
 
-    XLA's CPU backend frees and takes its buffers anew in each step; the page faults that this
-    costs were a third of the step of the full-size net. It has to come before the first thread: a
-    thread keeps to a heap that is there, and those beside the main one give large blocks back
-    whatever is set here. Elsewhere than on glibc this does nothing.
+    XLA's CPU backend frees and allocates its buffers again in each step, and the page faults that
+    this caused took a third of the step of the full-size net. The settings must be made before the
+    first thread starts: a thread keeps using a heap that exists already, and heaps other than the
+    main one return large blocks in any case. Without glibc this function does nothing.
     """
-    mmap_max, trim_threshold, arena_max = -4, -1, -8  # names of mallopt(3), from malloc.h
+    mmap_max, trim_threshold, arena_max = -4, -1, -8  # parameters of mallopt(3), from malloc.h
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(mmap_max, 0)  # take no block from the kernel by mmap, to be unmapped when freed
-        mallopt(trim_threshold, -1)  # never give the top of the heap back
-        mallopt(arena_max, 1)  # one heap: those of other threads are too small for such blocks
+        mallopt(mmap_max, 0)  # Allocate no block by mmap, which would be unmapped when it is freed.
+        mallopt(trim_threshold, -1)  # Never return the top of the heap to the kernel.
+        mallopt(arena_max, 1)  # Use one heap, as those of other threads are too small for buffers.
 
 
 def begin_if_run_from(package: str) -> None:
     """Calls `begin` if this process was started as `python -m MODULE`, with a module of `package`.
 
-    It can tell while the package itself is being imported, before any of its modules is.
+    It works while the package itself is being imported, before any of its modules is.
     """
     arguments = getattr(sys, "argv", [])
-    if arguments[:1] != ["-m"]:  # what Python puts there until it has found the module
+    if arguments[:1] != ["-m"]:  # Python keeps "-m" there until it has found the module.
         return
     module = sys.orig_argv[-len(arguments)].removeprefix("-m")
     if module.partition(".")[0] == package:
@@ -92,11 +96,12 @@ def begin_if_run_from(package: str) -> None:
 
 @contextlib.contextmanager
 def noted(*, second_ends: bool = True) -> Iterator[list[str]]:
-    """Around what saves its work and ends by itself: yields a list that gets the names of signals.
+    """Collects signals instead of ending the process; yields the list of their names.
 
-    A second Ctrl-C ends the process all the same, unless `second_ends` is false. In a program that
-    is no command of ours, signals are noted if this is its main thread, and a second Ctrl-C is its
-    own matter.
+    It is put around code that reads the list, saves its work and ends by itself. A second Ctrl-C
+    ends the process nevertheless, unless `second_ends` is false. In a program other than a command
+    of this package, signals are collected only in the main thread, and a second Ctrl-C is handled
+    by the program.
     """
     global _noting
     received: list[str] = []
@@ -112,23 +117,24 @@ def noted(*, second_ends: bool = True) -> Iterator[list[str]]:
 
 
 def _end(number: int) -> None:
-    """Ends the process with one line and the status that a shell has for a signal, 128 + number.
+    """Ends the process with one line and the shell's exit status for a signal, 128 + number.
 
-    No destructor and no exit handler runs, as XLA's threads may crash an interpreter that ends.
-    Every file is written such that a kill may come at any instant: there is nothing to finish.
+    No destructor and no exit handler runs, because XLA's threads may crash an interpreter that is
+    shutting down. Nothing has to be finished, because every file is written in such a way that the
+    process may be killed at any instant.
     """
     with contextlib.suppress(OSError):
         if os.isatty(1):
-            os.write(1, b"\r\x1b[2K\x1b[?25h")  # clears a progress bar, shows the cursor it hid
+            os.write(1, b"\r\x1b[2K\x1b[?25h")  # Clear a progress bar, and show the cursor again.
         name = signal.Signals(number).name
         os.write(2, f"stopped by {name}; nothing that was saved is lost\n".encode())
     os._exit(128 + number)
 
 
 def _obey(reader: int) -> None:
-    """Notes the signals whose numbers come out of the pipe, or ends the process; a thread's work.
+    """Reads the numbers of signals from the pipe, and collects them or ends the process.
 
-    The main thread may be busy elsewhere.
+    It runs in its own thread, because the main thread may be busy in C++.
     """
     while True:
         number, noting = os.read(reader, 1)[0], _noting
@@ -142,8 +148,8 @@ def _obey(reader: int) -> None:
 
 @contextlib.contextmanager
 def _noted_by_handlers(received: list[str]) -> Iterator[None]:
-    """Has Python's handlers of a foreign program note the signals, and gives them back."""
-    if threading.current_thread() is not threading.main_thread():  # the only one that may
+    """Collects signals by Python's signal handlers in another program, and restores its own."""
+    if threading.current_thread() is not threading.main_thread():  # Others cannot set handlers.
         yield
         return
 
@@ -160,14 +166,14 @@ def _noted_by_handlers(received: list[str]) -> Iterator[None]:
 
 
 class _Enduring(io.FileIO):
-    """A descriptor to write to; what it doesn't take is lost."""
+    """Writes to a descriptor, and drops what it cannot write."""
 
     _said = False
 
     def write(self, data) -> int:
-        """Writes some of `data`, or none of it where that is impossible; never raises OSError."""
+        """Writes a part of `data`, or drops it where that is impossible; never raises OSError."""
         try:
-            while (written := super().write(data)) is None:  # full, and set not to block
+            while (written := super().write(data)) is None:  # A non-blocking descriptor is full.
                 select.select((), (self,), ())
         except OSError as error:
             self._say(error)
@@ -175,7 +181,7 @@ class _Enduring(io.FileIO):
         return written
 
     def _say(self, error: OSError) -> None:
-        """Says what is the matter, once, unless whoever read this has gone."""
+        """Prints one warning about standard output, unless its reader has gone."""
         if self._said or error.errno in _GONE or self.fileno() != 1:
             return
         self._said = True
@@ -185,22 +191,22 @@ class _Enduring(io.FileIO):
 
 
 def _enduring(descriptor: int, stream: io.TextIOWrapper | None) -> io.TextIOWrapper:
-    """A text stream to a descriptor, like the one that was there; None: it was closed.
+    """Returns a text stream to a descriptor in place of `stream`, which is None if it was closed.
 
-    Each line is written at once, so that a process that ends at once leaves none behind.
+    Each line is written at once, so that none is lost when the process ends at once.
     """
     return io.TextIOWrapper(
         io.BufferedWriter(_Enduring(descriptor, "w", closefd=False)),
         encoding=stream.encoding if stream else "utf-8",
-        errors="backslashreplace",  # names of files may be any bytes
+        errors="backslashreplace",  # Names of files may contain any bytes.
         line_buffering=True,
     )
 
 
 def _fill(descriptor: int) -> None:
-    """Puts /dev/null where a standard descriptor is closed, before a file of ours gets its number.
+    """Opens /dev/null in place of a closed standard descriptor, whose number a file might get.
 
-    The lower ones must be open: the system gives the lowest number that is free.
+    The lower descriptors must be open, because the system assigns the lowest free number.
     """
     try:
         os.fstat(descriptor)

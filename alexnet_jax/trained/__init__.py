@@ -1,1 +1,1 @@
-"""A trained net at work: opened with its preprocessing, run on pictures, its answers drawn."""
+"""Uses a trained net: opens it with its preprocessing, runs it on pictures, draws the results."""

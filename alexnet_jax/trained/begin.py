@@ -1,4 +1,4 @@
-"""The initial weights of a run: those of another trained net, as far as they fit."""
+"""Makes the state from which a run trains: a saved one, another net's weights, or a new one."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,21 +6,59 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from alexnet_jax.assemble import Run
+from alexnet_jax.console.progress import counter
 from alexnet_jax.data.identity import normal_name, some
 from alexnet_jax.errors import UserError
+from alexnet_jax.records import checkpoint, saved_state
+from alexnet_jax.step import TrainState
 from alexnet_jax.trained import names
 from alexnet_jax.trained.kept import recipe_of
 from alexnet_jax.trained.pretrained import open_pretrained
 
 
-def begin_from(path: str | Path, run, params: dict, log: Callable[[str], None]) -> dict:
-    """Returns `params`, the initial ones of `run`, with the values of the net in `path`.
+def restore_or_start(
+    run: Run, saved: checkpoint.Checkpoints, workdir: Path, log: Callable[[str], None]
+) -> tuple[TrainState, dict]:
+    """Restores the newest checkpoint of a run, or initialises its state.
 
-    The last layer's outputs are matched to the classes by name. It stays as it is where that net
-    has another number of classes, or others.
+    Args:
+        run: what the configuration describes.
+        saved: the run's checkpoints.
+        workdir: the run's directory.
+        log: a function that prints a line.
+
+    Returns:
+        The state, and the 'last' and the 'best' evaluation before it, which may be None.
 
     Raises:
-        UserError: see `open_pretrained`; another layer doesn't fit: the message lists both nets'.
+        UserError: see `saved_state.restore_latest` and `begin_from`.
+    """
+    if restored := saved_state.restore_latest(run, saved, workdir, log):
+        return restored
+    with counter(enabled=jax.process_index() == 0) as progress:
+        progress("initialising the parameters", 0, 0)
+        state = run.fresh_state()
+    if path := run.config.init_from:
+        state = state.replace(params=begin_from(path, run, state.params, log))
+    return state, {"last": None, "best": None}
+
+
+def begin_from(path: str | Path, run: Run, params: dict, log: Callable[[str], None]) -> dict:
+    """Returns the parameters of a run with the values of another net.
+
+    The outputs of the last layer are matched to the classes by their names. The last layer keeps
+    its initial values if the other net has other classes.
+
+    Args:
+        path: where the other net is: a run, or a folder made by import_weights.
+        run: the run.
+        params: the run's initial parameters.
+        log: a function that prints a line.
+
+    Raises:
+        UserError: `open_pretrained` raises it, or another layer than the last does not fit; the
+            message then lists the layers of both nets.
     """
     net = open_pretrained(path)
     theirs, ours, last = _layer_shapes(net.params), _layer_shapes(params), run.model.layers[-1].name
@@ -32,12 +70,13 @@ def begin_from(path: str | Path, run, params: dict, log: Callable[[str], None]) 
             for shapes in (theirs, ours)
         ]
         raise UserError(
-            f"init_from={path}: {', '.join(sorted(unfit))} of it and of this net differ; set "
+            f"init_from={path}: {', '.join(sorted(unfit))} of that net and of this one differ; set "
             f"config.model to that net\n  in {path}:\n{lists[0]}\n  this net:\n{lists[1]}"
         )
     loaded = dict(net.params)
     if unfit:
-        about = f"{last} starts afresh: {theirs[last][-1]} classes there, {ours[last][-1]} here"
+        classes = f"{theirs[last][-1]} classes there, {ours[last][-1]} here"
+        about = f"{last} keeps its initial weights: {classes}"
     else:
         order, about = _matched(net.class_names, run.data.class_names, last)
         if order is None:
@@ -64,7 +103,17 @@ def begin_from(path: str | Path, run, params: dict, log: Callable[[str], None]) 
 def _matched(
     theirs: Sequence[str], ours: Sequence[str], layer: str
 ) -> tuple[list[int] | None, str]:
-    """Returns their output for each of our classes, None where it starts afresh, and a line."""
+    """Matches the classes of two nets.
+
+    Args:
+        theirs: the names of the other net's classes; none if they are not known.
+        ours: the names of this net's classes.
+        layer: the name of the last layer.
+
+    Returns:
+        The other net's output for each of our classes, or None if the classes differ; and a line
+        that says so, which may be empty.
+    """
     if not theirs:
         return [], f"{layer} keeps its outputs in their order: their classes are not known"
     known, wanted = ([normal_name(n) for n in names.english(each)] for each in (theirs, ours))
@@ -73,7 +122,8 @@ def _matched(
     if sorted(known) == sorted(wanted) and len(set(known)) == len(known):
         order = [known.index(name) for name in wanted]
         return order, f"{layer} keeps its outputs by the names of the classes, in this run's order"
-    return None, (f"{layer} starts afresh: the classes there are {some(theirs)}, here {some(ours)}")
+    classes = f"the classes there are {some(theirs)}, here {some(ours)}"
+    return None, f"{layer} keeps its initial weights: {classes}"
 
 
 def _layer_shapes(params: dict) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,6 @@
-"""recipe.npz in a run's directory: what its net needs of the data set, and what that was.
+"""Reads and writes recipe.npz, in which a run keeps what its net needs of the data set.
 
-Of a folder of images, evaluation_files.txt lists the files that the run is evaluated on.
+For a folder of images, evaluation_files.txt lists the files on which the run is evaluated.
 """
 
 import dataclasses
@@ -22,11 +22,13 @@ RECIPE, EVALUATED = "recipe.npz", "evaluation_files.txt"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kept:
-    """What a run keeps of its data set.
+    """Holds what a run keeps of its data set.
 
-    recipe: with the mean of its training split.
-    class_names: in the order of its outputs.
-    train, evaluation: what its splits were; None of a run of an earlier commit.
+    Attributes:
+        recipe: the preprocessing of an image, with the mean of the training split.
+        class_names: the names of the classes, in the order of the net's outputs.
+        train: the identity of the training split; None in a run of an early commit.
+        evaluation: the identity of the evaluation split; None in a run of an early commit.
     """
 
     recipe: Recipe
@@ -36,7 +38,7 @@ class Kept:
 
 
 def kept_of(run) -> Kept:
-    """Returns what `run`, whose splits have been opened, has to keep."""
+    """Returns what `run` has to keep; its splits must be open."""
     spec = run.data.spec
     return Kept(
         recipe=recipe_of(run),
@@ -47,10 +49,10 @@ def kept_of(run) -> Kept:
 
 
 def write_recipe(workdir: Path, kept: Kept) -> None:
-    """Keeps in `workdir` what the net of a run needs of its data set.
+    """Writes what the net of a run needs of its data set into the run's directory.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     arrays = {"mean": kept.recipe.mean, "scale": kept.recipe.scale}
     meta = describe(kept.recipe, kept.class_names)
@@ -69,9 +71,9 @@ def write_recipe(workdir: Path, kept: Kept) -> None:
 
 
 def read_recipe(workdir: Path) -> Kept | None:
-    """Returns what the run in `workdir` kept; None where that is missing or damaged.
+    """Returns what the run in `workdir` kept, or None if the file is missing or damaged.
 
-    Runs from before it was kept have none. A damaged one is named on stderr.
+    Runs of early commits have no such file. A damaged file is reported on stderr.
     """
     path = Path(workdir) / RECIPE
     try:
@@ -92,13 +94,13 @@ def read_recipe(workdir: Path) -> Kept | None:
         return Kept(recipe, tuple(map(normal_name, meta["class_names"])), **splits)
     except (TypeError, KeyError, AttributeError, ValueError, zlib.error):
         if path.exists():
-            said = f"warning: '{path}' is damaged: mean and classes are those of the data as it is"
-            print(said, file=sys.stderr)
+            line = f"warning: '{path}' is damaged: mean and classes are taken from the data set"
+            print(line, file=sys.stderr)
         return None
 
 
 def recipe_of(run) -> Recipe:
-    """Returns how `run` makes its net's input."""
+    """Returns the recipe by which `run` makes its net's input."""
     prep: Preprocess = run.preprocess
     return Recipe(
         image_size=run.config.data.image_size,
@@ -110,7 +112,7 @@ def recipe_of(run) -> Recipe:
 
 
 def describe(recipe: Recipe, class_names: tuple[str, ...]) -> dict:
-    """Returns what JSON holds of a recipe and its classes; the arrays stand elsewhere."""
+    """Returns the JSON object of a recipe and its classes, without the recipe's arrays."""
     return {
         "image_size": recipe.image_size,
         "resize_size": recipe.resize_size,

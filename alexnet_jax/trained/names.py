@@ -1,7 +1,7 @@
-"""English names of classes, for people.
+"""Translates the names of classes into English.
 
-ImageNet's classes are WordNet ids ("n01440764"), in TFDS as in the archives' folders; the names of
-its 1000 stand in imagenet_classes.txt, with their source.
+The classes of ImageNet are WordNet ids ("n01440764"), in TFDS and in the folders of its archives.
+The file imagenet_classes.txt has the English names of all 1000, with their source.
 """
 
 import codecs
@@ -15,9 +15,9 @@ from alexnet_jax.errors import UserError, local_path
 
 @functools.cache
 def imagenet() -> dict[str, str]:
-    """{WordNet id: English name} of ILSVRC-2012's 1000 classes, in the order of TFDS's class ids.
+    """Returns {WordNet id: English name} of ILSVRC-2012's classes, in the order of TFDS.
 
-    The ids are sorted, so this is the order of torchvision and Caffe, too.
+    The ids are sorted, so torchvision and Caffe have the same order.
     """
     text = (resources.files("alexnet_jax.trained") / "imagenet_classes.txt").read_text("utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
@@ -25,17 +25,18 @@ def imagenet() -> dict[str, str]:
 
 
 def english(class_names: Sequence[str]) -> tuple[str, ...]:
-    """Puts the names that are WordNet ids of ImageNet into English; all others stay."""
+    """Translates names that are WordNet ids of ImageNet into English; other names stay."""
     return tuple(imagenet().get(name, name) for name in class_names)
 
 
 def read_names(path: str | Path, count: int) -> tuple[str, ...]:
-    """Reads the names in a text file, a line each, in the order of the net's outputs.
+    """Reads names from a text file, one on each line, in the order of the net's outputs.
 
-    UTF-8, or UTF-16 with a byte order mark, with any system's line ends; empty lines don't count.
+    The file is in UTF-8, or in UTF-16 with a byte order mark. Any line ends are accepted, and empty
+    lines are skipped.
 
     Raises:
-        UserError: it cannot be read, or doesn't have `count` lines.
+        UserError: the file cannot be read, or does not have `count` names.
     """
     path = local_path(path)
     try:
@@ -49,7 +50,7 @@ def read_names(path: str | Path, count: int) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != count:
         raise UserError(
-            f"'{path}' names {len(names)} classes, and the net has {count}: give a line to each "
-            "class, in the order of its outputs"
+            f"'{path}' names {len(names)} classes, and the net has {count}: write a line for each "
+            "class, in the order of the net's outputs"
         )
     return names

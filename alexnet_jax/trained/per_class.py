@@ -1,4 +1,4 @@
-"""Errors class by class: the confusion matrix as table, CSV file and picture; worst mistakes."""
+"""Shows the errors of each class: the confusion matrix as table, CSV file and picture; mistakes."""
 
 import csv
 import io
@@ -16,18 +16,19 @@ from alexnet_jax.errors import UserError, writing
 from alexnet_jax.records import files
 from alexnet_jax.trained import names, plots
 
-SHOWN = 20  # classes in the table on the screen; the file has them all
-WORST, THUMBNAIL = 12, 160  # mistakes that are drawn, and their side in pixels
+SHOWN = 20  # classes in the table on the screen; the file has all
+WORST, THUMBNAIL = 12, 160  # the number of mistakes that are drawn, and their side in pixels
 
 
 @jax.jit
 def add(tally: dict, log_probs: jax.Array, batch: dict) -> dict:
-    """Counts a batch in.
+    """Adds the counts of a batch to a tally.
 
     Args:
-        tally: what `empty` makes: 'matrix', int32 [outputs, outputs], examples by their class and
-            by the likeliest output; and of the worst mistakes so far their 'loss', 'id', 'label',
-            'taken' (the likeliest output) and 'share' (its probability), [WORST] each.
+        tally: the tally that `empty` makes. It has 'matrix', int32 [outputs, outputs], examples by
+            their class and by the most probable output. For the worst mistakes so far it has
+            'loss', 'id', 'label', 'taken' (the most probable output) and 'share' (its probability),
+            [WORST] each.
         log_probs: float [B, outputs].
         batch: its 'labels', 'ids' and 'mask', 1 for an example and 0 for padding, [B] each.
     """
@@ -53,7 +54,7 @@ def errors(matrix: np.ndarray) -> np.ndarray:
 
 
 def show(matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
-    """Prints a row a class, the worst first: examples, error, and what it is taken for most."""
+    """Prints for each class, the worst first, its examples, its error and its main confusion."""
     share, counts = errors(matrix), matrix.sum(axis=1)
     wrong = matrix - np.diag(np.diag(matrix))
     order = [k for k in np.argsort(-share, kind="stable") if counts[k]]
@@ -68,10 +69,10 @@ def show(matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
 
 
 def write(stem: Path, matrix: np.ndarray, classes: Sequence[str], title: str) -> tuple[Path, Path]:
-    """Writes STEM.csv, a row a class with its error and its row of the matrix, and STEM.png.
+    """Writes STEM.csv, with the error and the matrix row of each class, and STEM.png.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: a file cannot be written.
     """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

@@ -1,6 +1,6 @@
-"""A trained net on pictures: found in files, folders or a data set, decoded, in batches.
+"""Finds pictures in files, folders or a data set, and runs a trained net on them.
 
-What `classify` and `features` share.
+`classify` and `features` share it.
 """
 
 import functools
@@ -23,16 +23,17 @@ from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.trained import shipped
 from alexnet_jax.trained.pretrained import Pretrained
 
-CROPS = 64  # of all views of the pictures in a batch
+CROPS = 64  # crops in a batch, which is divided by the views of each picture
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One encoded image.
+    """Represents one encoded image.
 
-    name: its file, or where it stands in its data set.
-    read: () -> (encoded bytes, name of its class or of its folder, empty where its data set has no
-        label for it); raises OSError, ValueError.
+    Attributes:
+        name: its file, or its place in its data set.
+        read: a function that returns the encoded bytes and the name of the class or folder, which
+            is empty for an image without a label; it may raise OSError and ValueError.
     """
 
     name: str
@@ -45,16 +46,16 @@ def define_flags() -> None:
     cli.define_path(
         "weights",
         None,
-        "A net that comes with the package, or what import_weights wrote: its folder, or a file in "
-        f"it. Default, without --workdir: {shipped.DEFAULT}.",
+        "A net that comes with the package, or the folder of import_weights or export, or a file "
+        f"in it. Default, without --workdir: {shipped.DEFAULT}.",
     )
 
 
 def net_path() -> str:
-    """Returns what the flags of `define_flags` name; without them a net of the package.
+    """Returns what the flags of `define_flags` name, or else a net that comes with the package.
 
     Raises:
-        UserError: both are given.
+        UserError: both flags are given.
     """
     workdir, weights = flags.FLAGS.workdir, flags.FLAGS.weights
     if workdir and weights:
@@ -63,12 +64,13 @@ def net_path() -> str:
 
 
 def find(names: Sequence[str]) -> list[Picture]:
-    """Finds the files named, and those with an image's suffix in the folders named and in theirs.
+    """Finds the image files that are named, and those in or below the folders that are named.
 
-    Linked folders are followed. Other files in them are left out, with a line on stderr.
+    In folders, images are recognised by their suffix, and other files are left out with a line on
+    stderr. Linked folders are followed.
 
     Raises:
-        UserError: nothing is named, there is no such file, or a folder holds no image.
+        UserError: nothing is named, a file does not exist, or a folder holds no image.
     """
     if not names:
         raise UserError("no pictures: name image files or folders after the options")
@@ -89,16 +91,20 @@ def in_source(source: Source) -> list[Picture]:
 def run(
     net: Pretrained, pictures: Sequence[Picture], output: Callable, *, views: int = 1
 ) -> Iterator[tuple[Picture, str, np.ndarray]]:
-    """Runs the net on each picture, in order, and yields (picture, its label, array [views, ...]).
+    """Runs the net on the pictures in order.
 
-    A picture that cannot be decoded is left out, with a line on stderr that says why.
+    A picture that cannot be decoded is left out, with a line on stderr that gives the reason.
 
     Args:
         net: the net with its preprocessing.
-        pictures: what `find` or `in_source` gives.
-        views: views of each picture: 1, 9 or 10.
-        output: (logits [N, classes], activations by name) -> array [N, ...], compiled with the net.
-            All batches have one shape, the last one filled up, so that it is compiled once.
+        pictures: the pictures, as `find` or `in_source` returns them.
+        output: a function from the logits [N, classes] and the activations by name to an array
+            [N, ...], which is compiled with the net. It is compiled once, because the last batch is
+            padded to the shape of the others.
+        views: the number of crops of each picture: 1, 9 or 10.
+
+    Yields:
+        Each picture, its label, and its array [views, ...].
     """
     size = max(1, min(CROPS // views, len(pictures)))
     net_output = Program(lambda params, x: output(*net.model.apply({"params": params}, x)))

@@ -1,6 +1,6 @@
-"""Pictures of what the commands find, drawn with matplotlib without a screen.
+"""Draws the results of commands with matplotlib, without a screen.
 
-matplotlib is imported where it draws: most commands never do.
+matplotlib is imported only when something is drawn, because most commands draw nothing.
 """
 
 import math
@@ -16,13 +16,13 @@ INK, OTHER, RIGHT = "#222222", "#5a7fb5", "#d1495b"  # text, bars, the bar of th
 
 @dataclass(frozen=True)
 class Prediction:
-    """A picture with the classes that the net finds likeliest.
+    """Holds a picture with its most probable classes.
 
     Attributes:
-        title: the picture's name.
-        image: uint8 [H, W, 3].
-        bars: (class name, probability) of each.
-        right: the name of the right class; None where it isn't known.
+        title: the name of the picture.
+        image: the picture, uint8 [H, W, 3].
+        bars: the (class name, probability) of each class.
+        right: the name of the correct class; None if it is not known.
     """
 
     title: str
@@ -33,7 +33,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """A picture and those nearest to it, uint8 [H, W, 3] each, with their distances."""
+    """Holds a picture and those nearest to it, uint8 [H, W, 3] each, with their distances."""
 
     image: np.ndarray
     near: Sequence[tuple[np.ndarray, float]]
@@ -50,10 +50,10 @@ class Mistake:
 
 
 def predictions(path: str, shown: Sequence[Prediction]) -> None:
-    """Draws each picture beside its bars, as the paper's Figure 4 (left); the right class in red.
+    """Draws each picture with its bars, as in the paper's Figure 4 (left); the correct one is red.
 
     Raises:
-        UserError: `path` cannot be written, or ends in no format of matplotlib's.
+        UserError: `path` cannot be written, or its suffix is not a format of matplotlib.
     """
     columns = min(len(shown), 2 if len(shown) <= 6 else 3)
     rows = math.ceil(len(shown) / columns)
@@ -71,7 +71,7 @@ def predictions(path: str, shown: Sequence[Prediction]) -> None:
         colours = [RIGHT if name == one.right else OTHER for name in names]
         bars.barh(places, shares, color=colours, height=0.86, alpha=0.55)
         for place, name, share in zip(places, names, shares, strict=True):
-            # Over the bar: after the end of a long one there would be no room.
+            # The text is on the bar, because it would not fit behind a long bar.
             text = f"{_printable(name)}  {share:.0%}"
             bars.text(0.02, place, text, va="center", fontsize=8, color=INK, parse_math=False)
         bars.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
@@ -80,10 +80,10 @@ def predictions(path: str, shown: Sequence[Prediction]) -> None:
 
 
 def neighbours(path: str, shown: Sequence[Neighbours]) -> None:
-    """Draws each picture, and in its row those nearest to it, as the paper's Figure 4 (right).
+    """Draws each picture in a row with those nearest to it, as in the paper's Figure 4 (right).
 
     Raises:
-        UserError: as `predictions`.
+        UserError: `path` cannot be written, or its suffix is not a format of matplotlib.
     """
     columns = 1 + max(len(one.near) for one in shown)
     figure = _figure(1.1 * columns + 0.3, 1.25 * len(shown))
@@ -122,12 +122,12 @@ def mistakes(path: str, shown: Sequence[Mistake]) -> None:
 
 
 def confusion(path: str, matrix: np.ndarray, names: Sequence[str], title: str) -> None:
-    """Draws what each class is taken for, int [classes, classes], in shares of its examples.
+    """Draws a confusion matrix, int [classes, classes], as shares of each class's examples.
 
-    Up to 25 classes are named, and their shares stand in the cells.
+    With up to 25 classes, their names and the shares are written as well.
 
     Raises:
-        UserError: as `predictions`.
+        UserError: `path` cannot be written, or its suffix is not a format of matplotlib.
     """
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     few = len(names) <= 25
@@ -159,7 +159,7 @@ def _figure(width: float, height: float):
 
 
 def _printable(name: str) -> str:
-    """A name with escapes for what no font can draw: the bytes of names that are not UTF-8."""
+    """Returns a name with escapes for bytes that are not UTF-8, which no font can draw."""
     return name.encode(errors="backslashreplace").decode()
 
 
@@ -173,5 +173,5 @@ def _save(figure, path: str) -> None:
         figure.savefig(path)
     except OSError as error:
         raise UserError(f"plot '{path}' cannot be written: {error.strerror or error}") from None
-    except ValueError as error:  # Such as a suffix that it doesn't know.
+    except ValueError as error:  # For example, matplotlib does not know the suffix.
         raise UserError(f"plot '{path}': {' '.join(str(error).split())}") from None

@@ -1,4 +1,4 @@
-"""A trained net, ready to use: of a run, of a folder of weights, or that comes with the package."""
+"""Opens a trained net: of a run, of a folder of weights, or one that comes with the package."""
 
 import dataclasses
 import hashlib
@@ -25,18 +25,20 @@ WEIGHTS, DESCRIPTION = "weights.safetensors", "weights.json"  # in import_weight
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A net with its weights; `model, params, preprocess = net` takes it apart.
+    """Holds a net with its weights; `model, params, preprocess = net` unpacks it.
 
-    model: `model.apply({"params": params}, x, train=False)` gives logits and activations.
-    params: {layer: {'kernel', 'bias'}}, arrays.
-    preprocess: `preprocess(image, views=1)` gives the net's input of a picture, float32
-        [views, S, S, 3]: its centre, or 9 or 10 crops (see `data.plan.views`). The picture is
-        uint8 [H, W, 3] RGB of any size (NumPy's, JAX's, PyTorch's or TensorFlow's), a PIL image, or
-        the bytes of an image file, which gives exactly the pixels of training and evaluation: a
-        large JPEG is shrunk as it is decoded. Raises UserError for another array, and
-        decode.BadImage for bytes that are no image.
-    class_names: one for each class, or () where they are not known.
-    recipe: the numbers of `preprocess`.
+    Attributes:
+        model: the module; `model.apply({"params": params}, x, train=False)` returns logits and
+            activations.
+        params: the parameters, {layer: {'kernel', 'bias'}}.
+        preprocess: a function `preprocess(image, views=1)` from a picture to the net's input,
+            float32 [views, S, S, 3]: its centre, or 9 or 10 crops (see `data.plan.views`). The
+            picture is a uint8 array [H, W, 3] of RGB values (of NumPy, JAX, PyTorch or TensorFlow),
+            a PIL image, or the bytes of an image file. Only bytes give exactly the pixels of
+            training and evaluation, because a large JPEG is shrunk while it is decoded. It raises
+            UserError for other arrays, and decode.BadImage for bytes that are not an image.
+        class_names: the name of each class, or () if they are not known.
+        recipe: the numbers of `preprocess`.
     """
 
     model: nn.Module
@@ -52,9 +54,11 @@ class Pretrained:
 def load(path: str | Path) -> Pretrained:
     """Opens a net that comes with the package, such as 'imagenette', or one of your own.
 
-    `net.model.apply({"params": net.params}, net.preprocess(image))` gives logits [1, classes] and
-    activations; `net.class_names` says what the logits stand for. Your own is named by its run's
-    directory, of which the best weights are taken, or by what `import_weights` or `export` wrote.
+    Your own net is named by the directory of its run, of which the best weights are taken, or by
+    the folder that `import_weights` or `export` wrote.
+
+    `net.model.apply({"params": net.params}, net.preprocess(image))` returns logits [1, classes] and
+    activations; `net.class_names` are the names of the logits.
 
     Raises:
         UserError: see `open_pretrained`.
@@ -63,14 +67,14 @@ def load(path: str | Path) -> Pretrained:
 
 
 def open_pretrained(path: str | Path, step: int | None = None) -> Pretrained:
-    """Opens the net of a run, of a folder of weights, or that comes with the package.
+    """Opens the net of a run, of a folder of weights, or one that comes with the package.
 
     Args:
-        path: see `locate`.
-        step: the checkpoint of a run; the best one if not given.
+        path: the name or the place of the net (see `locate`).
+        step: the step of the run's checkpoint; None for the best one.
 
     Raises:
-        UserError: there is nothing of the kind, or it is damaged.
+        UserError: there is no such net, or it is damaged.
     """
     place = locate(path)
     if place.is_dir():
@@ -111,7 +115,7 @@ def locate(path: str | Path) -> Path:
     if path.is_dir():
         raise UserError(f"no run and no weights in '{path}': no config.json and no {WEIGHTS}")
     raise UserError(
-        f"'{path}' has no {file.stem}.json beside it that says what net it is: bring weights in "
+        f"'{path}' has no {file.stem}.json beside it that describes the net: import the weights "
         "with python -m alexnet_jax.import_weights, and name its --out"
     )
 
@@ -119,10 +123,10 @@ def locate(path: str | Path) -> Path:
 def _open_run(workdir: Path, step: int | None) -> Pretrained:
     from alexnet_jax import evaluate
     from alexnet_jax.assemble import make_model
-    from alexnet_jax.records import restore  # Orbax takes a second to import
+    from alexnet_jax.records import restore  # Importing Orbax takes a second.
 
     kept = read_recipe(workdir)
-    if kept is None:  # the data set has it all
+    if kept is None:  # An early commit kept nothing: the data set has everything.
         run, params, _ = evaluate.load_run(workdir, step)
         recipe, class_names, model = recipe_of(run), run.data.class_names, run.model
         return Pretrained(model, _on_one_device(params), recipe, class_names, recipe)
@@ -134,7 +138,7 @@ def _open_run(workdir: Path, step: int | None) -> Pretrained:
 
 
 def _abstract(model: nn.Module, image_size: int) -> dict:
-    """Shapes of the parameters, all on one device."""
+    """Returns the shapes of the parameters, all on one device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
@@ -155,21 +159,21 @@ def write_weights(
     run: dict | None = None,
     half: bool = False,
 ) -> None:
-    """Writes `net` to `file`, a .safetensors, and what it is to the .json beside it.
+    """Writes a net to `file`, a .safetensors file, and its description to the .json beside it.
 
-    Each appears whole or not at all, and the second refers to the first by its digest.
+    Each file appears complete or not at all, and the second refers to the first by its digest.
 
     Args:
-        file: the .safetensors to write.
-        net: the net: its parameters, preprocessing and class names.
-        name: the preset that `models.create` made the model from.
-        fields: the fields that it replaced in the preset.
-        source: where the weights are from, for the .json.
-        run: what their run was, for the .json; see `net_folder`.
-        half: round the parameters to float16, which halves the file.
+        file: the .safetensors file to write.
+        net: the net with its parameters, preprocessing and class names.
+        name: the preset from which `models.create` made the model.
+        fields: the fields that replaced those of the preset.
+        source: the origin of the weights, for the .json file.
+        run: the description of their run, for the .json file (see `net_folder`).
+        half: whether to round the parameters to float16, which halves the file.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: a file cannot be written.
     """
     recipe = net.recipe
     tensors = {
@@ -225,7 +229,7 @@ def _open_weights(file: Path) -> Pretrained:
         )
         told = description["model"]
         if told["name"] == "alexnet_owt" and description["source"].get("program") == "torchvision":
-            told = told | {"name": "torchvision"}  # what imports called it until version 0.1
+            told = told | {"name": "torchvision"}  # Imports had another name for it before 0.1.
         model = models.create(**told)
         class_names = tuple(description["class_names"])
         params = {}

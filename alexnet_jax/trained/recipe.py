@@ -1,4 +1,4 @@
-"""How a picture becomes a net's input: a square, crops of it, and the rule of training."""
+"""Makes a net's input from a picture: its square, crops of it, and the preprocessing."""
 
 import dataclasses
 from pathlib import Path
@@ -15,14 +15,15 @@ from alexnet_jax.preprocess import Preprocess
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recipe:
-    """How a picture becomes the net's input; in grey levels 0..255, RGB.
+    """Describes how a picture becomes the net's input, in grey levels 0..255 of RGB.
 
     Attributes:
-        image_size: side S of the net's input, in pixels.
-        resize_size: side R of the square that it is cut from.
-        mean: subtracted; float32 [R, R, 3], or [3] for each channel.
-        mean_under_crop: subtract the part of a mean image under each crop, else its centre.
-        scale: factor on what is left; float32 [3].
+        image_size: the side S of the net's input, in pixels.
+        resize_size: the side R of the square from which crops are cut.
+        mean: what is subtracted, float32 [R, R, 3], or [3] for each channel.
+        mean_under_crop: whether to subtract the part of a mean image under each crop, instead of
+            its centre.
+        scale: the factor on the mean-subtracted values, float32 [3].
     """
 
     image_size: int
@@ -48,7 +49,7 @@ class Recipe:
         return square[y : y + self.image_size, x : x + self.image_size]
 
     def of_squares(self, squares):
-        """Returns the net's input of uint8 [N, R, R, 3], their centres; JAX can trace it."""
+        """Returns the net's input of squares' centres, uint8 [N, R, R, 3]; JAX can trace it."""
         ((y, x, flipped),) = crops_of(1, self.resize_size - self.image_size)
         images = squares[:, y : y + self.image_size, x : x + self.image_size]
         crops = jnp.broadcast_to(np.array([y, x, flipped], np.int32), (squares.shape[0], 3))
@@ -68,18 +69,18 @@ def _square(image, size: int) -> np.ndarray:
     if array is None or array.dtype != np.uint8 or array.shape[2:] != (3,):
         what = type(image).__name__ if array is None else f"{array.dtype} {list(array.shape)}"
         hint = "; give the file's bytes" if isinstance(image, str | Path) else ""
-        raise UserError(f"a picture is a uint8 array [H, W, 3] (RGB), not {what}{hint}")
+        raise UserError(f"a picture must be a uint8 array [H, W, 3] (RGB), not {what}{hint}")
     if 0 in array.shape:
-        raise UserError(f"a picture of {array.shape[0]} x {array.shape[1]} pixels")
+        raise UserError(f"a picture of {array.shape[0]} x {array.shape[1]} pixels cannot be used")
     return decode.square_of(Image.fromarray(array), size)
 
 
 def _array(image) -> np.ndarray | None:
-    """The array in anything that is one: NumPy's, JAX's, PyTorch's or TensorFlow's."""
+    """Returns an array of NumPy, JAX, PyTorch or TensorFlow as one of NumPy."""
     if not hasattr(image, "__array__"):
         return None
     try:
         return np.asarray(image)
-    except (TypeError, RuntimeError) as error:  # inside jit, on another device, deleted
+    except (TypeError, RuntimeError) as error:  # It is traced, on another device, or deleted.
         reason = str(error).splitlines()[0]
-        raise UserError(f"a picture in an array that has no values here: {reason}") from None
+        raise UserError(f"a picture in an array whose values cannot be read: {reason}") from None

@@ -1,4 +1,4 @@
-"""Whether the data of a run that goes on are those that it was started with."""
+"""Checks that a resumed run reads the data that it was started with."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,8 @@ from alexnet_jax.data.sources import OtherClasses, plain_name
 from alexnet_jax.errors import UserError
 from alexnet_jax.trained.kept import Kept, kept_of, read_recipe
 
-# In grey levels, for runs that kept no fingerprint: above what decoders of two versions differ by.
+# Runs of early commits kept no fingerprint of their data. The means of the same images differ by
+# less than this, in grey levels, between versions of the decoder.
 _SAME_MEAN = 0.1
 
 
@@ -21,12 +22,12 @@ def open_data(config: Config, workdir: Path, progress: data.Progress) -> data.Da
     """Opens the data of `config`, with the classes in the order of the run in `workdir`, if any.
 
     Args:
-        config: the configuration of the run that starts or goes on.
-        workdir: the run's directory; it may be missing.
-        progress: called with (what, done, total) by what may take long.
+        config: the configuration of the run that starts or is resumed.
+        workdir: the run's directory, which may be missing.
+        progress: a function that is called with (what, done, total) during long tasks.
 
     Raises:
-        UserError: see `data.open_data`; the data have classes that the run hasn't.
+        UserError: `data.open_data` raises it, or the data have classes that the run does not have.
     """
     spec, class_names = config.data, None
     if (workdir / "config.json").exists() and (kept := read_recipe(workdir)):
@@ -47,10 +48,10 @@ def check_same_data(workdir: Path, run: Run) -> Kept:
     """Compares the data of `run` with those of the run in `workdir`, if there is one.
 
     Returns:
-        What the run keeps from now on: what it kept, with what wasn't known of it.
+        What the run keeps of its data from now on: what it kept before, and what is newly known.
 
     Raises:
-        UserError: the data differ; the line says in what.
+        UserError: the data differ; the line says how.
     """
     now = kept_of(run)
     if not (workdir / "config.json").exists():
@@ -58,7 +59,7 @@ def check_same_data(workdir: Path, run: Run) -> Kept:
     kept, old_name = read_recipe(workdir), read_config(workdir).data.name
     if kept is None:
         if plain_name(old_name) != run.data.spec.name:
-            reason = f"{old_name!r} then, {run.data.spec.name!r} now, and nothing to compare by"
+            reason = f"they were {old_name!r} and are now {run.data.spec.name!r}"
             raise _other_data(workdir, reason)
         return now
     pairs = (kept.train, now.train), (kept.evaluation, now.evaluation)
@@ -68,7 +69,7 @@ def check_same_data(workdir: Path, run: Run) -> Kept:
     if not found and not (kept.train and kept.train.contents and now.train.contents):
         far = float(np.abs(kept.recipe.mean - now.recipe.mean).max())
         if not far <= _SAME_MEAN:
-            found.append(f"the mean of its training images is another, by {far:.2g} grey levels")
+            found.append(f"the mean of its training images differs by {far:.2g} grey levels")
     if found:
         raise _other_data(workdir, ". ".join(found))
     return replace(kept, train=_joined(*pairs[0]), evaluation=_joined(*pairs[1]))
@@ -84,6 +85,6 @@ def _joined(then: Identity | None, now: Identity) -> Identity:
 
 def _other_data(workdir: Path, reason: str) -> UserError:
     return UserError(
-        f"'{workdir}' holds a run on other data: {reason}. Put the data back as they were, or "
-        "choose another --workdir"
+        f"'{workdir}' holds a run on other data: {reason}. Restore the previous data, or choose "
+        "another --workdir"
     )

@@ -1,0 +1,81 @@
+"""Writes the finished runs of sweeps as lines of experiments/results/NAME/runs.jsonl."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from alexnet_jax.records import lock
+from experiments.definition import Cell, Sweep, cells
+from experiments.record import read_records, read_run, write_records
+from experiments.state import State, sessions
+
+
+def record_sweeps(sweeps: Sequence[Sweep], states: Sequence[State]) -> None:
+    """Writes the records of each sweep again, from all of its runs that are finished here.
+
+    Lines of runs that are not here, for example of another machine, are kept as long as the sweep
+    still contains these runs.
+    """
+    out = states[0].workdir.parent
+    with _alone(out / "recording"):
+        for sweep in sweeps:
+            _write_records(sweep, states)
+
+
+def _write_records(sweep: Sweep, states: Sequence[State]) -> None:
+    old = read_records(sweep.name)
+    kept = {line["digest"]: line for line in old}
+    here = {each.digest: state for state in states for each in state.cells if each.sweep is sweep}
+    # Earlier lines are kept if the sweep still contains their runs, whichever seeds are asked for.
+    count = max(line["seed"] + 1 for line in old) if old else 0
+    count = max([count, *(state.cell.seed + 1 for state in states)])
+    lines = []
+    for each in cells([sweep], count):
+        if each.digest in here and here[each.digest].status == "done":
+            lines.append(_line(each, here[each.digest].workdir))
+        elif each.digest in kept:
+            lines.append(kept[each.digest])
+    if lines:
+        write_records(sweep.name, lines)
+
+
+def _line(cell: Cell, workdir: Path) -> dict:
+    """Returns the record of a finished run."""
+    result, curve = read_run(workdir)
+    timed = sessions(workdir)
+    return {
+        "variant": cell.variant,
+        "seed": cell.seed,
+        "digest": cell.digest,
+        "config": cell.sweep.base,
+        "overrides": cell.overrides,
+        "settings": cell.settings(),
+        **{name: result[name] for name in ("final", "best", "epochs", "images_per_second")},
+        "wall_seconds": timed["seconds"],
+        "cores": timed["cores"],
+        **{name: result[name] for name in ("commit", "date", "command", "hardware", "versions")},
+        "curve": [_short(each) for each in curve],
+    }
+
+
+def _short(line: dict) -> dict:
+    """Returns a line of metrics.jsonl with five digits, without what a repetition changes."""
+    names = ("step", "epoch", "split", "loss", "top1_error", "top5_error")
+    return {
+        name: float(f"{line[name]:.5g}") if isinstance(line[name], float) else line[name]
+        for name in names
+    }
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Lets one process in at a time, while others wait."""
+    while True:
+        try:
+            held = lock.acquire(folder)
+            break
+        except lock.Held:
+            time.sleep(0.1)
+    with held:
+        yield
