@@ -1,6 +1,6 @@
 """Trains and runs AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in JAX and Flax.
 
-net = alexnet_jax.load("runs/mine")
+net = alexnet_jax.load("imagenette")  # or a run of your own, "runs/mine"
 logits, activations = net.model.apply({"params": net.params}, net.preprocess(image))
 """
 

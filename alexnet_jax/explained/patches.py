@@ -65,6 +65,8 @@ def exciting(
 ) -> Mapping[str, list[list[Exciting]]]:
     """Finds the pictures that excite each unit most: {layer: a list for each unit, the best first}.
 
+    It is empty where none of the pictures can be read.
+
     Args:
         net: the net.
         chosen: the pictures to look through, each once.
@@ -76,6 +78,8 @@ def exciting(
         return jnp.concatenate(found, axis=2)  # [N, value and place, units of all layers]
 
     rows = list(pictures.run(net, chosen, output))
+    if not rows:
+        return {}
     values, places = np.stack([row[0] for *_, row in rows], axis=1)  # [pictures, units] each
     found, column = {}, 0
     for units in wanted:

@@ -15,8 +15,8 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.trained.kept import Kept, read_recipe
 from alexnet_jax.trained.pretrained import locate, open_pretrained, read_description
 
-# Arguments and fields that say where something lay, which is nothing to who gets the net.
-_PLACES = ("--workdir=", "--config.data.data_dir=", "--config.data.copies=")
+# Flags that say where something lay, which is nothing to who gets the net.
+_PLACES = ("--workdir", "--config.data.data_dir", "--config.data.copies")
 
 
 def describe_run(workdir: Path, step: int | None = None) -> dict:
@@ -47,11 +47,10 @@ def describe_run(workdir: Path, step: int | None = None) -> dict:
         )
     config = read_config(workdir)
     places = dataclasses.replace(config.data, data_dir="", copies="")
-    command = shlex.split(result["command"])
     return {
         "result": {"split": config.data.eval_split}
         | {key: value for key, value in errors.items() if key != "kept"},
-        "command": shlex.join(word for word in command if not word.startswith(_PLACES)),
+        "command": _without_places(result["command"]),
         **{key: result[key] for key in ("seed", "commit", "date", "hardware", "versions")},
         "data": {
             "train": _without_files(kept.train),
@@ -59,6 +58,17 @@ def describe_run(workdir: Path, step: int | None = None) -> dict:
         },
         "config": to_dict(dataclasses.replace(config, data=places)),
     }
+
+
+def _without_places(command: str) -> str:
+    """Returns a command without the flags of `_PLACES`, written --FLAG=VALUE or --FLAG VALUE."""
+    kept, words = [], iter(shlex.split(command))
+    for word in words:
+        if word in _PLACES:
+            next(words, None)
+        elif word.partition("=")[0] not in _PLACES:
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def _without_files(split: Identity) -> dict:

@@ -122,7 +122,7 @@ def report(run, tally: dict, stem: Path, title: str, split: str) -> None:
             spec.name, spec.data_dir, split, class_names=run.data.class_names, download=False
         )
         images = [decode.square(source.read(int(tally["id"][i]))[0], THUMBNAIL) for i in wrong]
-    except (UserError, OSError, ValueError) as error:
+    except (UserError, OSError, ValueError, decode.BadImage) as error:
         console.say(f"the worst mistakes are not drawn: {error}")
         return
     plots.mistakes(
