@@ -115,7 +115,7 @@ def evaluate_together(
 
 
 def with_split(run: Run, split: str, progress: data.Progress = lambda *_: None) -> Run:
-    """Returns the run with a split of its data open; `progress` is told what may take long."""
+    """Returns the run with a split of its data open; `progress` is called during long tasks."""
     progress(f"opening {run.config.data.name}", 0, 0)
     return replace(run, data=data.open_split(run.data, split, progress=progress))
 

@@ -1,12 +1,13 @@
-"""How a picture goes through a net, from edges to an answer: one page for a browser.
+"""Writes a page that follows a picture through a net, from edges to an answer.
 
 python -m alexnet_jax.explain photo.jpg --out=DIR [--workdir=RUN | --weights=NAME|FILE]
     [--data_dir=DIR]
 
-DIR/index.html holds its pictures: the photograph as the net gets it, the strongest maps of each
-layer at their sizes, the pictures of the net's data set that excite its strongest units most (where
-the set is at hand: --data_dir says where TFDS's sets lie, or the folder of images), what each half
-of a net in two towers says, the answers, and which parts of the picture they rest on.
+DIR/index.html contains its pictures. It shows the photograph as the net reads it, the strongest
+maps of each layer, the pictures of the net's data set that excite its strongest units most, the
+answer of each half of a net in two towers, the answers, and the parts of the picture on which they
+rest. --data_dir is the folder of TFDS's data sets, or of the images, if they have moved; without
+the data set, the page leaves its pictures out.
 """
 
 from pathlib import Path
@@ -22,14 +23,15 @@ from alexnet_jax.explained.seen import look
 from alexnet_jax.records import files
 from alexnet_jax.trained import net_folder, pictures
 
-MOST = 2000  # pictures of the set that are looked through
+MOST = 2000  # the largest number of pictures of the set that are searched
 
 
 def the_set(path: str, data_dir: str) -> tuple[list[pictures.Picture], str]:
-    """Finds the pictures that the net at `path` was evaluated on, or says why there are none.
+    """Finds the pictures on which the net at `path` was evaluated.
 
     Returns:
-        At most `MOST` of them, evenly spread, and a line that says which they are.
+        At most `MOST` of them, evenly spread, and a line that says which they are, or why there are
+        none.
     """
     try:
         spec = evaluate.moved(net_folder.read_trained(path)[0].data, data_dir)
@@ -48,7 +50,7 @@ def explain(path: str, file: str, out: str, data_dir: str = "") -> Path:
     """Writes the page about a picture in the net at `path` to the folder `out`; returns the file.
 
     Raises:
-        UserError: see `look`; `out` cannot be written.
+        UserError: `look` raises it, or `out` cannot be written.
     """
     target = local_path(out) / "index.html"
     seen, encoded = look(path, file)
@@ -75,5 +77,5 @@ def main(given_files):
 if __name__ == "__main__":
     pictures.define_flags()
     cli.define_path("out", None, "The folder to write.")
-    flags.DEFINE_string("data_dir", "", "Where the net's data set lies now.")
+    flags.DEFINE_string("data_dir", "", "The folder of the net's data, if they have moved.")
     cli.run(main, takes_files=True, required=("out",))

@@ -114,20 +114,20 @@ class Layout:
         return P(*axes) if any(axes) else P()
 
     def missing_axes(self, spec: P) -> tuple[str, ...]:
-        """Returns the mesh's axes that a spec doesn't name."""
+        """Returns the axes of the mesh that a spec does not name."""
         named = jax.tree.leaves(tuple(spec))  # an entry is an axis, several axes, or None
         return tuple(axis for axis in self.mesh.axis_names if axis not in named)
 
     def as_computed(self, params: Mapping, specs: Mapping, dtypes: Mapping[str, str]) -> dict:
-        """Returns, inside a shard_map, the parameters that this device's program reads.
+        """Returns the parameters that this device's program reads, inside a shard_map.
 
-        Parts over `data` are gathered, and the whole is seen as different on every device: the
-        transpose of this is where the devices' gradients are summed, in `reduce_dtype`.
+        Parts over `data` are gathered, and the result may differ on every device. The transpose of
+        this function is where the devices' gradients are summed, in `reduce_dtype`.
 
         Args:
-            params: what this device holds of them.
-            specs: how they lie, of `param_specs`.
-            dtypes: in which each layer computes.
+            params: the parameters, or the part of them that this device holds.
+            specs: how they lie on the mesh (see `param_specs`).
+            dtypes: the dtype in which each layer computes.
         """
 
         def computed(path, x, spec):

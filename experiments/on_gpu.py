@@ -1,4 +1,4 @@
-"""What is to be measured on a GPU: commands of at most ten minutes each, in order of worth.
+"""Runs what is to be measured on a GPU: commands of at most ten minutes, the most useful first.
 
     python -m experiments.on_gpu --out=DIR [NAME …] [--rehearse]
     python -m experiments.on_gpu --out=DIR --record
@@ -52,7 +52,7 @@ SMALL_NET = (
 
 @dataclass(frozen=True)
 class Command:
-    """One command: `python -m MODULE ARGUMENTS`, and what a rehearsal adds to its arguments.
+    """Describes a command `python -m MODULE ARGUMENTS`, and what a rehearsal adds to it.
 
     Attributes:
         name: What it is called, and its files in the folder of results.
@@ -72,7 +72,7 @@ class Command:
 
 
 def commands(out: Path, data_dir: str) -> list[Command]:
-    """Lists the commands, the most worth first; what they make lies in `out`."""
+    """Lists the commands, the most useful first; their files are written to `out`."""
     made = str(out / "data")
     pictures = _fields(
         **{

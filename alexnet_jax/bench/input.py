@@ -78,7 +78,7 @@ def measure(config: Config, options: Options) -> dict:
 def _contenders(
     config: Config, dataset: data.Data, opened: data.Opened, options: Options
 ) -> tuple[dict[str, Callable[[int], None]], str]:
-    """Returns what is timed in turn, and which of them is held against the limits."""
+    """Returns the contenders, and the name of the one that is compared with the limits."""
     contenders = {"pipeline": pipeline(_input_run(config, dataset))}
     if isinstance(opened, Source):
         contenders["decoding"] = limits.decoding(config, opened)
@@ -100,7 +100,7 @@ def _contenders(
 
 
 class _Meter:
-    """A contender whose CPU time is noted, of all threads and of PyTorch's worker processes."""
+    """Measures the CPU time of a contender, with all threads and PyTorch's worker processes."""
 
     def __init__(self, contender: Callable[[int], None]):
         self._contender = contender
@@ -126,7 +126,7 @@ def _rates(wall: list[float], cpu: list[float], batch_size: int) -> dict:
 
 
 def tables(result: dict) -> list[Table]:
-    """Lays out the pipeline's rates beside those of what it was compared with."""
+    """Makes a table of the pipeline's rates and those of its limits."""
     rows = []
     for name in [each for each in _TITLES if each == "pipeline" or each in result]:
         each = result if name == "pipeline" else result[name]

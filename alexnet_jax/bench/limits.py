@@ -1,6 +1,6 @@
-"""What the input cannot be faster than: bare decoding, bare copying and bare reading; and Python.
+"""Times the limits of the input: plain decoding, plain copying, plain reading, and Python.
 
-Each contender here handles the images that training reads, in its order, and does nothing else.
+Each contender handles the images that training reads, in the same order, and does nothing else.
 """
 
 import io
@@ -130,9 +130,9 @@ def dropping_pages(run: Contender, copy: Copy) -> Contender:
 def python_seconds(config: Config, dataset: Data, opened: Source | Copy) -> float:
     """Returns the CPU seconds for which Python holds its lock, for an image.
 
-    Decoding, resizing and copying let go of the lock. So the backend's own code handles images that
-    have next to no pixels, in one thread: what that takes is what the lock is held for, with a
-    little more, as the calls for a few pixels count in full.
+    Decoding, resizing and copying release the lock. So the backend's own code handles images with
+    almost no pixels, in one thread. This takes a little longer than the lock is held for, because
+    the calls for a few pixels count in full.
     """
     batches = training(config, dataset)
     count = -(-_SAMPLE // config.batch_size)

@@ -76,7 +76,7 @@ def loader(config: Config, dataset: data.Data, workers: int) -> Callable[[int], 
 
 
 def _cpu_of_children() -> float:
-    """The CPU seconds that the DataLoader's workers have taken, which live as long as it does."""
+    """Returns the CPU seconds of the DataLoader's workers, which live as long as it does."""
     seconds = 0.0
     for child in multiprocessing.active_children():
         fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,1 +1,1 @@
-"""How a picture goes through a net, for people: what `explain` computes and the page it makes."""
+"""Explains how a picture goes through a net: computes what `explain` shows, and makes its page."""

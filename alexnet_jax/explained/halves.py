@@ -1,4 +1,4 @@
-"""What each half of a net in two towers adds to an answer, by silencing the other."""
+"""Finds what each half of a net in two towers adds to an answer, by silencing the other."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from alexnet_jax.trained.pretrained import Pretrained
 
 
 def probabilities(net: Pretrained, image: np.ndarray, table: list[Operation]) -> np.ndarray:
-    """Returns the probabilities of the classes when one half alone reaches the dense layers.
+    """Returns the probabilities of the classes if only one half reaches the dense layers.
 
     Args:
         net: a net in two towers, whose first dense layer reads the maps of both.
@@ -16,7 +16,7 @@ def probabilities(net: Pretrained, image: np.ndarray, table: list[Operation]) ->
         table: its operations.
 
     Returns:
-        Float [2, classes]: heard alone, the first half and the second.
+        Float [2, classes], with the first half alone and with the second half alone.
     """
     first = next(op for op in table if op.dense and op.kernel)
     maps = [op for op in table if not op.dense][-1].output[-1]

@@ -1,4 +1,4 @@
-"""What each layer makes of one picture: its strongest maps, and what one value of a map sees."""
+"""Finds a layer's strongest maps of a picture, and the part of it that a value of a map sees."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from alexnet_jax.models import Operation
 
 @dataclass(frozen=True)
 class Field:
-    """The square of the input that a value of a map depends on.
+    """Describes the squares of the input on which the values of a map depend.
 
     Attributes:
-        side: in pixels; padding counts as image.
-        start: where the square of the first value begins, on both axes; it may be negative.
-        jump: pixels from the square of one value to that of the next.
+        side: the side in pixels, where padding counts as a part of the image.
+        start: the beginning of the first value's square, on both axes; it may be negative.
+        jump: the pixels from the square of one value to that of the next.
     """
 
     side: int
@@ -42,7 +42,7 @@ def fields(table: Sequence[Operation]) -> dict[str, Field]:
 
 
 def shown(table: Sequence[Operation]) -> list[Operation]:
-    """Returns one operation of each convolution to look at: its nonlinearity, else its last."""
+    """Returns the operation that is shown of each convolution: its nonlinearity, or its last."""
     chosen: dict[str, Operation] = {}
     for op in table:
         kept = chosen.get(op.layer)
@@ -52,7 +52,7 @@ def shown(table: Sequence[Operation]) -> list[Operation]:
 
 
 def hidden(table: Sequence[Operation]) -> str | None:
-    """Returns the last fully connected layer below the output; None where there is none."""
+    """Returns the last fully connected layer below the output, or None if there is none."""
     dense = list(dict.fromkeys(op.layer for op in table if op.dense))
     return dense[-2] if len(dense) > 1 else None
 

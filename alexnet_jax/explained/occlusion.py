@@ -1,6 +1,7 @@
-"""Which parts of a picture an answer rests on: parts are covered, and the probability watched.
+"""Finds the parts of a picture on which an answer rests, by covering one part at a time.
 
-M. Zeiler and R. Fergus, Visualizing and Understanding Convolutional Networks (2013), section 4.2.
+The method is from M. Zeiler and R. Fergus, Visualizing and Understanding Convolutional Networks
+(2013), section 4.2.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from alexnet_jax.runtime.compilation import Program
 from alexnet_jax.trained.pretrained import Pretrained
 
-PLACES = 16  # of the square's centre on each axis
+PLACES = 16  # positions of the square's centre on each axis
 BATCH = 64
 
 
@@ -22,15 +23,15 @@ def side_of(size: int) -> int:
 
 
 def fall(net: Pretrained, image: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """Returns by how much covering each place lowers the probability of each class.
+    """Returns how much the probability of each class falls if a place of the picture is covered.
 
     Args:
         net: the net.
-        image: its input, float [1, S, S, 3]; what covers it is 0, the mean of training.
-        classes: positions of the classes.
+        image: its input, float [1, S, S, 3]. It is covered with 0, the mean of training.
+        classes: the numbers of the classes.
 
     Returns:
-        Float [classes, PLACES, PLACES]; the places divide each axis evenly, ends included.
+        Float [classes, PLACES, PLACES]; the places are spread evenly on each axis, with its ends.
     """
     size = image.shape[1]
     side = side_of(size)

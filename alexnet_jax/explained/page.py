@@ -1,4 +1,4 @@
-"""One page of HTML with its pictures in it, for a browser of any width, in light and dark."""
+"""Makes a page of HTML that contains its pictures, for any width and for light and dark modes."""
 
 import base64
 import html
@@ -50,9 +50,9 @@ def image(pixels: np.ndarray, width: int, alt: str, classes: str = "") -> str:
 
     Args:
         pixels: the picture.
-        width: in pixels of the screen; a narrow screen shrinks it.
-        alt: what it shows, in words.
-        classes: of the image, in the style sheet.
+        width: the width in pixels of the screen; a narrow screen shrinks it.
+        alt: a description in words.
+        classes: the classes of the image in the style sheet.
     """
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)
@@ -69,7 +69,7 @@ def figure(shown: str, caption: str) -> str:
 
 
 def row(figures: Iterable[str]) -> str:
-    """Returns figures side by side, as many as there is room for."""
+    """Returns figures side by side, as many as fit into the width."""
     return f'<div class="row">{"".join(figures)}</div>'
 
 
@@ -79,7 +79,7 @@ def paragraph(text: str, classes: str = "") -> str:
 
 
 def unit(own: str, others: Iterable[str]) -> str:
-    """Returns a unit's card: its own part of the picture beside what else excites it."""
+    """Returns a unit's card: its part of the picture beside other pictures that excite it."""
     return f'<div class="unit"><div>{own}</div>{row(others)}</div>'
 
 

@@ -1,4 +1,4 @@
-"""Which pictures of a data set excite a unit most, and where in them."""
+"""Finds the pictures of a data set, and the places in them, that excite a unit most."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from alexnet_jax.explained.layers import Field
 from alexnet_jax.trained import pictures
 from alexnet_jax.trained.pretrained import Pretrained
 
-COUNT = 6  # pictures that are shown of a unit
+COUNT = 6  # the number of pictures that are shown for a unit
 
 
 @dataclass(frozen=True)
 class Units:
-    """Units of a layer: of a map, if `field` says what its values see; else of a dense layer.
+    """Describes units of a layer: maps of a convolution, or units of a dense layer.
 
     Attributes:
         layer: the name of the activation.
-        numbers: the units, by their place on the last axis.
-        field: what a value of a map sees; None: the layer is fully connected.
-        across: values in a row of a map.
+        numbers: the numbers of the units on the last axis.
+        field: the part of the input that a value of a map sees; None for a dense layer.
+        across: the number of values in a row of a map.
     """
 
     layer: str
@@ -30,7 +30,7 @@ class Units:
     across: int = 1
 
     def part(self, image: np.ndarray, place: int) -> np.ndarray:
-        """Returns what is shown of a unit's input [S, S, 3]: the part that the place sees."""
+        """Returns the part of a unit's input [S, S, 3] that is shown: what the place sees."""
         if self.field is None:
             return image
         side = shown_side(self.field, len(image))
@@ -41,7 +41,7 @@ class Units:
 
 @dataclass(frozen=True)
 class Exciting:
-    """A picture that excites a unit: the part that it sees, its class, and how strongly."""
+    """Holds the part of a picture that excites a unit, the picture's class, and the strength."""
 
     image: np.ndarray
     label: str
@@ -49,12 +49,12 @@ class Exciting:
 
 
 def shown_side(field: Field, size: int) -> int:
-    """Returns the side of what is shown of an input of `size` pixels: the field, or its half."""
+    """Returns the side of the part that is shown of `size` pixels: that of the field, or half."""
     return min(field.side, size // 2)
 
 
 def peaks(values, units: Units) -> tuple:
-    """Returns the largest value of each unit, and at which place of its map: [N, units] each."""
+    """Returns the largest value of each unit, and its place in the map: [N, units] each."""
     values = values[..., np.array(units.numbers)].astype(jnp.float32)
     values = values.reshape(values.shape[0], -1, len(units.numbers))
     return values.max(axis=1), values.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""The sections of the page, in the order in which a picture goes through the net."""
+"""Makes the sections of the page, in the order in which a picture goes through the net."""
 
 import html
 
@@ -9,10 +9,10 @@ from alexnet_jax.explained import halves, layers, occlusion, page, patches
 from alexnet_jax.explained.seen import Seen
 from alexnet_jax.trained import names, pictures
 
-ANSWERS, COVERED = 5, 3  # classes that are named, and that are covered for
-LEAST = 0.01  # probability of a class, but the likeliest, that is covered for
-MAPS, UNITS = 8, 4  # of a layer
-PIXELS = 6  # of the screen, for a value of a map
+ANSWERS, COVERED = 5, 3  # the numbers of classes that are named, and for which parts are covered
+LEAST = 0.01  # the least probability of a class, but the first, for which parts are covered
+MAPS, UNITS = 8, 4  # the numbers of maps and units that are shown of a layer
+PIXELS = 6  # the pixels of the screen for a value of a map
 
 
 def page_of(seen: Seen, encoded: bytes, chosen: list[pictures.Picture], about: str) -> str:
@@ -119,7 +119,7 @@ def _class(half: int | None) -> str:
 
 
 def units(seen: Seen, chosen: list[pictures.Picture], about: str) -> list[str]:
-    """Returns the section about the strongest units, with what of `chosen` excites them most."""
+    """Returns the section about the strongest units and the pictures that excite them most."""
     last, hidden = layers.shown(seen.table)[-1], layers.hidden(seen.table)
     size = len(seen.square)
     field = layers.fields(seen.table)[last.name]
@@ -206,7 +206,7 @@ def _halves(seen: Seen) -> list[str]:
 
 
 def _colour(kernels: np.ndarray) -> float:
-    """Returns which share of the kernels' energy, [h, w, 3, n], differs between the colours."""
+    """Returns the share of the energy of kernels [h, w, 3, n] that differs between colours."""
     grey = kernels.mean(axis=2, keepdims=True)
     return float(((kernels - grey) ** 2).sum() / (kernels**2).sum())
 

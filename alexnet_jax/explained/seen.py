@@ -1,4 +1,4 @@
-"""A picture in a net: its input, what each layer makes of it, and the answers."""
+"""Runs a net on a picture and keeps its input, its activations and its answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from alexnet_jax.trained.pretrained import Pretrained, open_pretrained
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture in a net: what all sections of the page are about.
+    """Holds a picture in a net, which all sections of the page describe.
 
     Attributes:
-        path: how the net is called.
+        path: the name or the place of the net.
         net: the net.
         name: the picture's file.
-        square: what the net gets of it, uint8 [S, S, 3].
-        image: its input, float [1, S, S, 3].
+        square: the part of the picture that the net reads, uint8 [S, S, 3].
+        image: the net's input, float [1, S, S, 3].
         table: the net's operations.
         activations: {name: array [1, ...]}.
         shares: the probability of each class.
-        class_names: for people.
+        class_names: the English names of the classes.
     """
 
     path: str
@@ -43,11 +43,11 @@ class Seen:
 
     @property
     def likeliest(self) -> list[int]:
-        """The classes, the likeliest first."""
+        """Returns the classes, the most probable first."""
         return [int(i) for i in np.argsort(-self.shares, kind="stable")]
 
     def half(self, op: Operation, number: int) -> int | None:
-        """Which half a map or unit is of, 0 or 1; None of a net in one tower."""
+        """Returns the half, 0 or 1, of a map or unit, or None in a net of one tower."""
         if self.net.model.towers != 2 or op.towers != 2:
             return None
         return int(number >= op.output[-1] // 2)
@@ -57,7 +57,7 @@ def look(path: str, file: str) -> tuple[Seen, bytes]:
     """Runs the net at `path` on a picture; returns what it sees, and the file's bytes.
 
     Raises:
-        UserError: see `open_pretrained`; the file is no picture.
+        UserError: `open_pretrained` raises it, or the file is not a picture.
     """
     (picture,) = pictures.find([file])
     net = open_pretrained(path)

@@ -76,7 +76,7 @@ def add_bias(maps, bias):
 
 @jax.custom_vjp
 def _add_bias_apart(maps, bias):
-    """Has the bias' gradient summed apart from what makes that of the maps.
+    """Sums the gradient of the bias separately from the computation of that of the maps.
 
     Where XLA fuses the two for a GPU it computes the gradient of normalisation and pooling twice:
     to write it and to add it up.

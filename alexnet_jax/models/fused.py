@@ -1,8 +1,8 @@
-"""ReLU, normalisation across maps and max pooling in one kernel, which reads and writes maps once.
+"""Computes ReLU, normalisation across maps and max pooling in one kernel, with one pass over maps.
 
-XLA runs a kernel of its own for each of them, and three for their gradients. This one is Pallas',
-for NVIDIA's GPUs, and gives the same values and gradients (tests/test_ops.py). It is off until it
-is measured on a card (docs/speed.md).
+XLA runs a separate kernel for each of these operators, and three for their gradients. This kernel
+is written in Pallas for NVIDIA's GPUs, and gives the same values and gradients (tests/test_ops.py).
+It is off until it has been measured on a card (docs/speed.md).
 """
 
 import functools
@@ -22,7 +22,7 @@ from alexnet_jax.runtime import jax_versions
 
 
 class Constants(NamedTuple):
-    """Of the normalisation and of the pooling, as norms.py and pools.py have them."""
+    """Holds the constants of the normalisation and of the pooling (see norms.py and pools.py)."""
 
     size: int
     alpha: float
@@ -33,7 +33,7 @@ class Constants(NamedTuple):
 
 
 def chains(model, table: Sequence[Operation]) -> dict[str, tuple[str, Constants]]:
-    """Finds where a net has the three operators in a row, each tower by itself.
+    """Finds where a net has the three operators in a row, for each tower separately.
 
     Args:
         model: An `AlexNet`.
@@ -53,7 +53,7 @@ def chains(model, table: Sequence[Operation]) -> dict[str, tuple[str, Constants]
 
 
 def relu_lrn_max_pool(x, constants: Constants):
-    """Pools the normalised ReLU of maps [B, H, W, C], in one kernel where the platform is CUDA."""
+    """Pools the normalised ReLU of maps [B, H, W, C], in one kernel if the platform is CUDA."""
     return lax.platform_dependent(
         x,
         cuda=lambda x: by_kernel(x, constants, False),
@@ -70,7 +70,7 @@ def by_operators(x, constants: Constants):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def by_kernel(x, constants: Constants, interpret: bool):
-    """Applies the kernel; `interpret` has it run on any platform, slowly."""
+    """Applies the kernel, which with `interpret` runs slowly on any platform."""
     return _forward(x, constants, interpret)[0]
 
 
@@ -106,7 +106,7 @@ def _call(kernel, grid, out, interpret):
 
 
 def _tile(ref):
-    """Numbers the columns and maps of a row; a tile's sides are powers of two, as Triton's are."""
+    """Numbers the columns and maps of a row in a tile, whose sides are powers of two for Triton."""
     *_, width, maps = ref.shape
     shape = (pl.next_power_of_2(width), pl.next_power_of_2(maps))
     columns, own = (lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
@@ -114,7 +114,7 @@ def _tile(ref):
 
 
 def _read(ref, row, columns, maps, where):
-    """Reads a tile of this program's image; zeros where nothing is to be read."""
+    """Reads a tile of this program's image, with zeros where `where` is false."""
     there = (columns >= 0) & (columns < ref.shape[2]) & (maps >= 0) & (maps < ref.shape[3])
     where = where & there & (row >= 0) & (row < ref.shape[1])
     zero = np.zeros((), ref.dtype)
@@ -122,7 +122,7 @@ def _read(ref, row, columns, maps, where):
 
 
 def _rectified(ref, row, columns, maps, where, reach):
-    """Reads ReLUs in float32: of the maps themselves and of their neighbours, by their distance."""
+    """Reads ReLUs of maps and of their neighbours in float32, by the distance of the neighbour."""
     return {
         n: jnp.maximum(_read(ref, row, columns, maps + n, where).astype(jnp.float32), 0)
         for n in range(-reach[0], reach[1] + 1)
@@ -146,7 +146,8 @@ def _forward_kernel(constants, x_ref, y_ref, place_ref):
             (size // 2, size - 1 - size // 2),
         )
         value = values[0] * norms.inverse_power(_divisors(constants, values, 0), beta)
-        value = value.astype(x_ref.dtype).astype(jnp.float32)  # ties are those of the operators
+        # After this rounding, ties are the same as those of the operators.
+        value = value.astype(x_ref.dtype).astype(jnp.float32)
         if number == 0:
             best, place = value, jnp.zeros(value.shape, jnp.int32)
             continue
@@ -164,7 +165,7 @@ def _backward_kernel(constants, x_ref, place_ref, g_ref, dx_ref):
     before, after = size // 2, size - 1 - size // 2
     values = _rectified(x_ref, row, columns, maps, inside, (size - 1, size - 1))
     shared = 0.0
-    for n in range(-after, before + 1):  # the maps whose sums hold this one
+    for n in range(-after, before + 1):  # the maps whose sums contain this one
         d = _divisors(constants, values, n)
         pooled = _pooled_gradient(constants, place_ref, g_ref, row, columns, maps + n, inside)
         scaled = pooled * norms.inverse_power(d, beta)
@@ -177,7 +178,7 @@ def _backward_kernel(constants, x_ref, place_ref, g_ref, dx_ref):
 
 
 def _pooled_gradient(constants, place_ref, g_ref, row, columns, maps, inside):
-    """Adds up the gradients of those windows of which a pixel was the first largest."""
+    """Adds up the gradients of those windows of which a pixel is the first maximum."""
     window, stride = constants.window, constants.stride
     found = 0.0
     for i, j in np.ndindex(*[-(-window // stride)] * 2):

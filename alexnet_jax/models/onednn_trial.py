@@ -1,9 +1,9 @@
-"""Whether this machine's jaxlib computes convolutions by oneDNN, tried once where that is unknown.
+"""Finds out whether this machine's jaxlib computes convolutions by oneDNN, by a trial if unknown.
 
     python -m alexnet_jax.models.onednn_trial
 
-makes the three calls of onednn.py on small arrays, and compares them with XLA's. It is a process of
-its own, as a jaxlib that reads other fields than the call has would end the process.
+This command makes the three calls of onednn.py on small arrays, and compares the results with those
+of XLA. It is a separate process, because a jaxlib that reads other fields would abort.
 """
 
 import functools
@@ -29,9 +29,9 @@ PADDING = (1, 1)
 
 @functools.cache
 def has_onednn() -> bool:
-    """Returns whether convolutions may call oneDNN here: a known jaxlib, or one that was tried.
+    """Returns whether convolutions may call oneDNN here, with a jaxlib that is known or was tried.
 
-    The answer of a trial is kept in the cache folder.
+    The result of a trial is stored in the cache folder.
     """
     version = jaxlib.__version__
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
@@ -47,7 +47,7 @@ def has_onednn() -> bool:
 
 
 def _try_and_keep(kept: Path) -> bool:
-    """Makes the trial in a process of its own, and writes how it ended into the file `kept`."""
+    """Makes the trial in a separate process, and writes its result into the file `kept`."""
     package = Path(__file__).parents[2]
     paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
@@ -59,7 +59,7 @@ def _try_and_keep(kept: Path) -> bool:
             capture_output=True,
             timeout=SECONDS,
         ).returncode
-    except (OSError, subprocess.TimeoutExpired):  # which says nothing of jaxlib
+    except (OSError, subprocess.TimeoutExpired):  # This tells nothing about jaxlib.
         return False
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def _try_and_keep(kept: Path) -> bool:
 
 
 def agrees() -> bool:
-    """Makes the three calls, and returns whether they give what XLA's convolution gives."""
+    """Makes the three calls, and returns whether they agree with XLA's convolution."""
     rng = np.random.default_rng(0)
     shapes = ((16, 9, 7, 8), (3, 3, 8, 16))
     x, kernel = (jax.numpy.asarray(rng.normal(size=shape), np.float32) for shape in shapes)

@@ -214,7 +214,7 @@ def _rewound_events(workdir: Path, resume_step: int) -> tuple[RecordWriter, set]
 
 
 def _is_kept(value) -> bool:
-    """Whether a new event file takes over a value of the old one: not what each start writes."""
+    """Returns whether a new event file takes over a value, unlike one that each start writes."""
     return value.metadata.plugin_data.plugin_name not in ("text", "custom_scalars")
 
 

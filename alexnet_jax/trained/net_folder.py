@@ -1,7 +1,8 @@
-"""A run's net in a folder of its own: weights in float16, and all of the run that using it needs.
+"""Describes a net that is stored in a folder without its run, with weights in float16.
 
-The folder is that of an import, `weights.safetensors` and `weights.json`, where a section `run`
-says what the run was: its configuration, its data, its errors, and what produced them.
+The folder has the files of imported weights, `weights.safetensors` and `weights.json`. A section
+`run` of the latter describes the run: its configuration, its data, its errors, and what produced
+them.
 """
 
 import dataclasses
@@ -15,16 +16,16 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.trained.kept import Kept, read_recipe
 from alexnet_jax.trained.pretrained import locate, open_pretrained, read_description
 
-# Flags that say where something lay, which is nothing to who gets the net.
+# Flags that name places on the machine of the run, which others do not need.
 _PLACES = ("--workdir", "--config.data.data_dir", "--config.data.copies")
 
 
 def describe_run(workdir: Path, step: int | None = None) -> dict:
-    """Returns what weights.json keeps of the run in `workdir`, in which `step` was taken.
+    """Returns the description of the run in `workdir` for weights.json.
 
     Args:
         workdir: the directory of a run that has ended.
-        step: the checkpoint, the last one or the best; None: the best.
+        step: the step of the checkpoint, which is the last or the best one; None for the best.
 
     Raises:
         UserError: the run has not ended, kept nothing of its data, or kept no error of that step.
@@ -72,18 +73,18 @@ def _without_places(command: str) -> str:
 
 
 def _without_files(split: Identity) -> dict:
-    """Returns what is known of a split, but for the names of its files: they may be private."""
+    """Returns the identity of a split without the names of its files, which may be private."""
     return dataclasses.asdict(dataclasses.replace(split, files=()))
 
 
 def read_trained(path: str | Path) -> tuple[Config, Kept | None]:
-    """Returns the configuration of a run or of a net made of one, and what was kept of its data.
+    """Returns the configuration of a run, or of a net from a run, and what was kept of its data.
 
     Args:
-        path: see `pretrained.locate`.
+        path: the name or the place of the net (see `pretrained.locate`).
 
     Raises:
-        UserError: see there; it is an import, or damaged.
+        UserError: `pretrained.locate` raises it, or the net was imported or is damaged.
     """
     place = locate(path)
     if place.is_dir():
@@ -100,7 +101,7 @@ def read_trained(path: str | Path) -> tuple[Config, Kept | None]:
 
 
 def step_of(file: Path) -> int:
-    """Returns the step of the checkpoint that a net was made of."""
+    """Returns the step of the checkpoint from which a net was made."""
     return int(read_description(file)["run"]["result"]["step"])
 
 

@@ -41,7 +41,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture uint8 [H, W, 3], its class, and what it was taken for with which probability."""
+    """Holds a picture uint8 [H, W, 3], its class, and the class and probability of the answer."""
 
     image: np.ndarray
     right: str

@@ -1,7 +1,7 @@
-"""The nets that come with the package, by name: alexnet_jax/nets/NAME/, as `export --to=net` made.
+"""Lists the nets that come with the package, in folders alexnet_jax/nets/NAME/.
 
-Beside its weights and their description each folder has NAME.md, a card that says what the net was
-trained on, what it is good for, and under which licences it and its data stand.
+`export --to=net` made the folders. Beside the weights and their description, each folder has a card
+NAME.md, which says on what the net was trained, for what it can be used, and which licences apply.
 """
 
 import json
@@ -11,16 +11,16 @@ from alexnet_jax import console
 from alexnet_jax.trained import names as class_names
 
 FOLDER = Path(__file__).parents[1] / "nets"
-DEFAULT = "imagenette"  # the net of commands that are given none
+DEFAULT = "imagenette"  # the net that commands use if none is given
 
 
 def names() -> list[str]:
-    """Returns the names of the nets that ship."""
+    """Returns the names of the nets."""
     return sorted(path.parent.name for path in FOLDER.glob("*/weights.json"))
 
 
 def show() -> None:
-    """Prints each net: its error and on what, its input, and its classes."""
+    """Prints the error, the data, the input and the classes of each net."""
     for name in names():
         about = json.loads((FOLDER / name / "weights.json").read_text("utf-8"))
         told, size = about["run"]["result"], about["preprocess"]["image_size"]
