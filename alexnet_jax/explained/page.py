@@ -41,7 +41,8 @@ img { display: block; max-width: 100%; border-radius: 3px; }
 .bars .bar { height: .8rem; background: var(--bar); border-radius: 2px; min-width: 1px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .25rem .9rem .25rem 0; text-align: right; white-space: nowrap; }
-td:first-child, th:first-child { text-align: left; white-space: normal; } th { font-weight: 600; border-bottom: 1px solid var(--line); }
+td:first-child, th:first-child { text-align: left; white-space: normal; }
+th { font-weight: 600; border-bottom: 1px solid var(--line); }
 """
 
 
