@@ -1,5 +1,6 @@
 """Eight fake CPU devices for every test, and caches that the tests of one session share."""
 
+import importlib.util
 import os
 import tempfile
 
@@ -37,6 +38,29 @@ def small(monkeypatch):
     monkeypatch.setattr(torchvision, "POOLED", 2)
     for module in (torchvision, caffe):
         monkeypatch.setattr(module, "IMAGE_SIZE", 99)
+
+
+MISSING = [
+    name for name in ("tensorflow", "tensorflow_datasets") if importlib.util.find_spec(name) is None
+]
+
+
+def skipping(item):
+    """Where TensorFlow or TFDS isn't installed, skips a test that ends because of that.
+
+    What must work without them has tests of its own (test_without_tensorflow.py).
+    """
+    try:
+        return (yield)
+    except Exception as error:
+        names = str(error).lower().replace("-", "_")
+        if MISSING and any(name in names for name in ("tensorflow", "tfds")):
+            pytest.skip(f"needs {' and '.join(MISSING)}, not installed here")
+        raise
+
+
+pytest_runtest_setup = pytest.hookimpl(wrapper=True)(skipping)
+pytest_runtest_call = pytest.hookimpl(wrapper=True)(skipping)
 
 
 def pytest_collection_modifyitems(items):

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from alexnet_jax.data import photos
 from alexnet_jax.errors import UserError
+
+tf = pytest.importorskip("tensorflow")
+tfds = pytest.importorskip("tensorflow_datasets")
 
 
 @pytest.fixture(scope="module")
