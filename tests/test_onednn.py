@@ -7,10 +7,10 @@ import jax
 import jaxlib
 import pytest
 
-from alexnet_jax import assemble
 from alexnet_jax.bench.common import synthetic_run
 from alexnet_jax.config import load_config
 from alexnet_jax.models import conv, onednn_trial
+from alexnet_jax.records import notes
 from alexnet_jax.records.notes import opening_lines
 from alexnet_jax.runtime import jax_versions
 from tests import tiny
@@ -88,5 +88,5 @@ def test_a_run_says_which_convolutions_it_uses(monkeypatch, tmp_path):
         if onednn_trial.has_onednn():
             counts = [f"{calls} by oneDNN", *[f"{5 - calls} by XLA"] * (calls < 5)]
             assert opening_lines(run) == [f"convolutions: {', '.join(counts)}"]
-    monkeypatch.setattr(assemble, "has_onednn", lambda: False)
+    monkeypatch.setattr(notes, "has_onednn", lambda: False)
     assert "cannot be called in jaxlib" in opening_lines(run)[0]
