@@ -110,3 +110,37 @@ def test_parts_larger_than_a_chunk_are_filled_piece_by_piece(squares, monkeypatc
     whole = np.asarray(split.squares)
     np.testing.assert_array_equal(whole[:COUNT], squares.squares)
     assert not whole[COUNT:].any()
+
+
+class Numbered:
+    """Squares that are made when they are asked for: the first four bytes are their number."""
+
+    def __init__(self, count, side):
+        self.num_examples, self.resize_size = count, side
+        self.labels, self.mask = np.zeros(count, np.int32), np.ones(count, np.float32)
+
+    def rows(self, lo, hi):
+        numbers = np.arange(lo, hi, dtype=np.int32)
+        rows = np.empty((hi - lo, self.resize_size**2 * 3), np.uint8)
+        rows[:] = (numbers % 251)[:, None]
+        rows[:, :4] = numbers.view(np.uint8).reshape(-1, 4)
+        return rows.reshape(hi - lo, self.resize_size, self.resize_size, 3)
+
+
+@pytest.mark.slow
+def test_more_bytes_than_an_int32_counts_on_one_device():
+    side = 64
+    split = Numbered(2**31 // (side**2 * 3) + 2000, side)
+    shardings = make_shardings(1)
+    squares = device.placed(split, shardings).squares
+    assert squares.nbytes > 2**31
+    mesh = shardings["ids"].mesh
+    ids = np.array([0, 5, 87_380, 87_381, 174_762, 174_763, split.num_examples - 1], np.int32)
+    crops = np.zeros((len(ids), 3), np.int32)
+    for taking in (
+        jax.jit(lambda all_squares: exchange.cut(all_squares, ids, crops, side)),
+        jax.jit(lambda all_squares: exchange.exchanged(all_squares, ids, crops, side, mesh)),
+    ):
+        images = np.asarray(taking(squares)).reshape(len(ids), -1)
+        assert images[:, :4].copy().view(np.int32)[:, 0].tolist() == ids.tolist()
+        assert (images[:, 4:] == (ids % 251)[:, None]).all()
