@@ -20,7 +20,7 @@ ON_GPU = {"data.image_size": 227, "mesh.data": 1}  # 128 images, of experiments/
 BFLOAT16 = {**ON_GPU, "model.dtype": "bfloat16"}
 NO_LRN = {**PAPER, "model.lrn": False}
 # Where something lies, or that there is one device, makes no other measurement.
-IGNORED = ("data.data_dir", "mesh.data")
+IGNORED = ("data.data_dir", "data.copies", "mesh.data")
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,14 @@ TEN_CLASSES = {"model.num_classes": 10}  # the benchmark opens no data that woul
 SAMPLE = {
     "data.name": "folder:../shared/data/imagenet_sample",
     "data.train_split": "validation",
+    "data.backend": "tfdata",
 }
 COPY = {
     "data.name": "imagenet_sample_prepared_256",
     "data.train_split": "validation",
+    "data.backend": "tfdata",
 }
+MAPPED = {"data.name": "imagenette/160px-v2", "data.backend": "mapped"}
 ROWS = (
     Row("the paper's net, train step", "≥ 1.0× stock", "step", IMAGENET, _ratios("step"), PAPER),
     Row("the same without LRN", "0.9× sought", "step", IMAGENET, _ratios("step"), NO_LRN),

@@ -110,13 +110,13 @@ def _num_classes(config: Config) -> int:
         return 1000
 
 
-def batches(run: Run, start_step: int = 0) -> Iterator[dict[str, jax.Array]]:
-    """Yields the run's training batches, as the training loop reads them."""
+def batches(run: Run, num_steps: int | None = None) -> Iterator[dict[str, jax.Array]]:
+    """Yields the run's first training batches, as its loop reads them; None: without end."""
     return data.train_batches(
         run.data,
         seed=run.config.seed,
         batch_size=run.config.batch_size,
-        start_step=start_step,
+        num_steps=num_steps,
         shardings=run.layout.batch_shardings(),
     )
 

@@ -7,6 +7,7 @@ time is given with wall time, because only it is meaningful while other programs
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import statistics
 import time
@@ -176,18 +177,15 @@ def pipeline(run: Run | _InputRun) -> Callable[[int], None]:
     With the device backend the host must send nothing between steps; JAX raises if it does.
     """
     on_device = run.data.spec.backend == "device"
-    streams = {}
+    kept = batches(run) if on_device else None
 
-    def take(count):
-        # Each sample has its own stream, because one that has waited has full buffers.
-        stream = streams.pop("kept", None) or batches(run)
+    def take(count: int) -> None:
+        # A stream of its own for each sample, which ends with it: one that waited would have
+        # filled its buffers. With the device backend nothing is done ahead.
+        stream = itertools.islice(kept, count) if on_device else batches(run, count)
         guard = jax.transfer_guard("disallow") if on_device else contextlib.nullcontext()
         with guard:
-            for _ in range(count):
-                jax.block_until_ready(next(stream))
-        if on_device:
-            streams["kept"] = stream
-        else:
-            stream.close()
+            for batch in stream:
+                jax.block_until_ready(batch)
 
     return take

@@ -27,14 +27,15 @@ _TINY = 8  # side of an image with next to no pixels
 _SAMPLE = 512  # images over which Python's part is measured
 
 
-def training(config: Config, dataset: Data) -> Batches:
-    """Returns the batches of training, from the first."""
+def training(config: Config, dataset: Data, num_steps: int | None = None) -> Batches:
+    """Returns the first `num_steps` batches of training; None: without end."""
     spec = dataset.spec
     return plan.training(
         dataset.num_train,
         seed=config.seed,
         batch_size=config.batch_size,
         start_step=0,
+        num_steps=num_steps,
         margin=dataset.resize_size - spec.image_size,
         crop=spec.crop,
         flip=spec.flip,
@@ -62,12 +63,9 @@ def host(config: Config, dataset: Data, copy: Copy) -> Contender:
     """Makes a contender of the host's side of the backend `mapped`: crops, without any device."""
 
     def run(count: int) -> None:
-        rows = (0, config.batch_size)
-        size = dataset.spec.image_size
-        stream = mapped.stream(copy, training(config, dataset), image_size=size, rows=rows)
-        for _ in itertools.islice(stream, count):
+        batches, rows = training(config, dataset, count), (0, config.batch_size)
+        for _ in mapped.stream(copy, batches, image_size=dataset.spec.image_size, rows=rows):
             pass
-        stream.close()
 
     return run
 
@@ -134,17 +132,14 @@ def python_seconds(config: Config, dataset: Data, opened: Source | Copy) -> floa
     almost no pixels, in one thread. This takes a little longer than the lock is held for, because
     the calls for a few pixels count in full.
     """
-    batches = training(config, dataset)
     count = -(-_SAMPLE // config.batch_size)
+    batches = training(config, dataset, count)
     if isinstance(opened, Copy):
         rows = (0, config.batch_size)
-        stream = mapped.stream(opened, batches, image_size=1, rows=rows, num_threads=1)
         start = time.process_time()
-        for _ in itertools.islice(stream, count):
+        for _ in mapped.stream(opened, batches, image_size=1, rows=rows, num_threads=1):
             pass
-        taken = time.process_time() - start
-        stream.close()
-        return taken / (count * config.batch_size)
+        return (time.process_time() - start) / (count * config.batch_size)
     tiny = _without_pixels(opened, dataset.resize_size)
     ids = np.concatenate([batches.rows(step, 0, config.batch_size)[0] for step in range(count)])
     for _ in ("warm", "measured"):

@@ -20,9 +20,17 @@ _AHEAD = 2
 
 
 def train_batches(
-    data: Data, *, seed: int, batch_size: int, start_step: int = 0, shardings: Shardings
+    data: Data,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int = 0,
+    num_steps: int | None = None,
+    shardings: Shardings,
 ) -> Iterator[dict[str, jax.Array]]:
-    """Returns the endless stream of training batches from `start_step` on, as global arrays.
+    """Returns `num_steps` training batches from `start_step` on, as global arrays.
+
+    The stream has no end where `num_steps` is None.
 
     A batch of B = batch_size examples holds `images` uint8 [B, S, S, 3], cropped and flipped;
     `labels` int32 [B]; `crops` int32 [B, 3], the (y, x, flipped) of each; `mask` float32 [B], 0 for
@@ -47,6 +55,7 @@ def train_batches(
         seed=seed,
         batch_size=batch_size,
         start_step=start_step,
+        num_steps=num_steps,
         margin=data.resize_size - spec.image_size,
         crop=spec.crop,
         flip=spec.flip,

@@ -61,11 +61,12 @@ def training(
     seed: int,
     batch_size: int,
     start_step: int,
+    num_steps: int | None = None,
     margin: int,
     crop: bool,
     flip: bool,
 ) -> Batches:
-    """Returns the training batches from `start_step` on, without end.
+    """Returns `num_steps` training batches from `start_step` on; None: without end.
 
     Step k of an epoch takes the examples [kB, (k+1)B) of `epoch_plan`; what is left of an epoch is
     dropped.
@@ -78,7 +79,8 @@ def training(
         order = order[: length * batch_size]
         return Epoch(number * length, (number + 1) * length, order, crops)
 
-    return Batches(range(start_step, _NO_END), batch_size, (), lambda step: planned(step // length))
+    steps = range(start_step, _NO_END if num_steps is None else start_step + num_steps)
+    return Batches(steps, batch_size, (), lambda step: planned(step // length))
 
 
 def evaluation(num_examples: int, *, batch_size: int, views: Sequence[View]) -> Batches:
