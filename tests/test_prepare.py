@@ -1,6 +1,7 @@
 """A prepared copy has the pixels, labels and order of the original, however often stopped."""
 
 import dataclasses
+import errno
 import importlib.util
 import io
 import json
@@ -328,6 +329,29 @@ def test_no_room_for_a_raw_copy(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match="too little space for photographs_raw_36: 32 squares"):
         prepare.prepare(spec(folder), tmp_path, raw=True)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_disk_that_fills_up_is_one_line_and_the_copy_goes_on(folder, tmp_path, monkeypatch, raw):
+    calls, fsync = [], os.fsync
+
+    def full(file):
+        calls.append(file)
+        if len(calls) > 8:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"cannot write .*No space left.*the same command goes"):
+            prepare.prepare(spec(folder), tmp_path, raw=raw)
+    assert not list(tmp_path.rglob("*.tmp"))
+    done = []
+    monkeypatch.setattr(
+        decode, "square", lambda *given, own=decode.square: done.append(1) or own(*given)
+    )
+    assert prepare.prepare(spec(folder), tmp_path, raw=raw) == (RAW if raw else NAME)
+    assert 0 < len(done) < 32
 
 
 def test_auto_takes_the_device_then_a_copy_then_tfdata(folder, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The one interface to data: `open_data`, then batches of global arrays and the statistics."""
+"""Offers the one interface to data: `open_data`, then batches and the statistics."""
 
 from alexnet_jax.data.batches import eval_batches, train_batches
 from alexnet_jax.data.dataset import (

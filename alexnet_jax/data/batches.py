@@ -1,4 +1,4 @@
-"""Batches as global arrays, from whichever backend holds the split."""
+"""Serves batches as global arrays, from whichever backend holds the split."""
 
 import collections
 import functools
@@ -15,7 +15,7 @@ from alexnet_jax.data.device import Shardings
 from alexnet_jax.data.plan import Batches, View
 from alexnet_jax.errors import UserError
 
-# Batches put on the devices before they are asked for, so that the copy overlaps the step before.
+# So many batches are put on the devices before they are asked for: the copy overlaps a step.
 _AHEAD = 2
 
 
@@ -68,9 +68,9 @@ def eval_batches(
 ) -> Iterator[dict[str, jax.Array]]:
     """Returns batches that hold every example of `split` once, in order, as global arrays.
 
-    As `train_batches`, but `images` is uint8 [B, V, S, S, 3] and `crops` int32 [B, V, 3], one for
-    each of the V `views` (see plan.views): an image is decoded once for all of them. The last batch
-    is filled up with black images of mask 0, label 0 and id -1.
+    A batch is as in `train_batches`, but `images` is uint8 [B, V, S, S, 3] and `crops` int32
+    [B, V, 3], one for each of the V `views` (see plan.views): an image is decoded once for all of
+    them. The last batch is filled up with black images of mask 0, label 0 and id -1.
     """
     num_examples = data.splits[split].num_examples
     batches = plan.evaluation(num_examples, batch_size=batch_size, views=views)
@@ -131,7 +131,9 @@ def _put_ahead(
             lo, hi, _ = index[0].indices(batch_size)
             return rows[(slice(lo - first_row, hi - first_row), *index[1:])]
 
-        with jax.transfer_guard_host_to_device("allow"):  # Meant, whatever the caller forbids.
+        with jax.transfer_guard_host_to_device(
+            "allow"
+        ):  # This transfer is meant, whatever the caller forbids.
             return {
                 key: jax.make_array_from_callback(
                     (batch_size, *rows.shape[1:]), shardings[key], functools.partial(part, rows)

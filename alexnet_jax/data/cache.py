@@ -1,4 +1,4 @@
-"""Files derived from a data set, in the user's cache folder: written once, whole, and checked."""
+"""Keeps what was derived from data in the user's cache folder, in files that appear whole."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def slug(*parts: str) -> str:
 
 
 def write(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> bool:
-    """As `store`; returns False where that is impossible."""
+    """Does what `store` does, and returns False where that is impossible."""
     try:
         store(path, arrays, meta)
     except OSError:

@@ -1,4 +1,4 @@
-"""Mapped copies: the R x R squares of a data set, decoded once, as uint8 in NumPy files.
+"""Keeps mapped copies: the R x R squares of a data set, decoded once, as uint8 in NumPy files.
 
 DIR/NAME_raw_R/ holds SPLIT-00000-of-00010.npy, uint8 [n, R, R, 3] each, SPLIT-labels.npy, int32
 [N], and copy.json, which says what they are of and makes them a copy. alexnet_jax.prepare --raw
@@ -20,11 +20,11 @@ from alexnet_jax.data.sources import OtherClasses, Source
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import files
 
-FORMAT = 1  # Of the files and of the pixels: raise it when `decode` gives others.
+FORMAT = 1  # Raise it when the files change, or the pixels that `decode` gives.
 HEAD = {"format": FORMAT}
-LAST = "copy.json"  # with which a folder is a copy
-# Images in a file, 1.6 GB at 256 pixels: what a stop can lose. A mapping holds its file open, and
-# a process may often have no more than 1024: ImageNet takes 164.
+LAST = "copy.json"  # The file that makes a folder a copy is written last.
+# A file holds so many images, 1.6 GB at 256 pixels, which a stop can lose. Each mapping holds its
+# file open, and many processes may open no more than 1024: ImageNet takes 164.
 SHARD = 8192
 _AGAIN = "the command that made the copy makes that file again"
 
@@ -229,7 +229,7 @@ def _load(path: Path, shape: tuple[int, ...], dtype: type, **options: str) -> np
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is damaged ({reason}): remove it and {_AGAIN}") from None
-    return np.asarray(array)  # Slices of a np.memmap would run Python code.
+    return np.asarray(array)  # Each slice of a np.memmap would run Python code.
 
 
 def _by_name(copy: Copy, class_names: Sequence[str]) -> Copy:
@@ -262,7 +262,7 @@ def file_name(name: str, split: str, shard: int, shards: int) -> str:
 
 
 def is_finished(folder: Path, splits: Iterable[str]) -> bool:
-    """Whether a folder has what `finish` writes."""
+    """Returns whether a folder has what `finish` writes."""
     return all((folder / name).exists() for name in (LAST, *map(_labels_name, splits)))
 
 

@@ -1,4 +1,4 @@
-"""A data set that is open: which splits it has, what each of them is, and where it is held."""
+"""Opens a data set: which splits it has, what each of them is, and where it is held."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

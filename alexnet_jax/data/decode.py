@@ -1,4 +1,4 @@
-"""One encoded image to its central square: decoded as a viewer shows it, RGB, resized, uint8.
+"""Makes one encoded image its central square: decoded as a viewer shows it, RGB, resized, uint8.
 
 Pillow does both halves. Measured on 250 full-size ImageNet JPEGs to 256x256, CPU milliseconds an
 image on 2 cores: TensorFlow's fused decode_and_crop_jpeg and antialiased resize 3.1; Pillow 2.65;
@@ -13,18 +13,18 @@ import warnings
 import numpy as np
 from PIL import Image
 
-# Formats that photographs come in. Pillow knows others, some of which start programs (EPS).
+# Photographs come in these formats. Pillow knows others, some of which start programs (EPS).
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
-# How their files' names end: Pillow's own list for them, the same whatever Pillow is built with.
+# Their files' names end so: this is Pillow's own list, the same whatever Pillow is built with.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".webp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
     *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".avif", ".avifs"),
 )
-# Pillow's own bound for a decompression bomb, here in case another package has lifted that one.
+# Pillow has this bound against decompression bombs, which another package may have lifted.
 MAX_PIXELS = 178_956_970
-_ORIENTATION = 0x0112  # EXIF tag
-_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # TIFF tags
+_ORIENTATION = 0x0112  # This is an EXIF tag.
+_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # These are TIFF tags.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -1,4 +1,4 @@
-"""A decoded split in the host's memory, kept in a file of the cache folder."""
+"""Holds a decoded split in the host's memory, and keeps it in a file of the cache folder."""
 
 import os
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from alexnet_jax.data.identity import normal_name
 from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import UserError
 
-_FORMAT = 2  # Raise it when `decode` gives other pixels. (2: images of 32 bits, by their range.)
-# Bytes of the host's memory that are left to everything else.
+_FORMAT = 2  # Raise it when `decode` gives other pixels. (2 shows 32 bits by their range.)
+# So many bytes of the host's memory are left to everything else.
 RESERVE = 2**30
 
 
@@ -115,7 +115,7 @@ def load(
 
 
 def is_kept(source: Source, resize_size: int) -> bool:
-    """Whether an earlier run has decoded the split and kept it."""
+    """Returns whether an earlier run has decoded the split and kept it."""
     return _path(source, resize_size).exists()
 
 
@@ -129,7 +129,7 @@ def load_kept(name: str, split: str, resize_size: int, *, skip_bad: bool = False
     Raises UserError as `load` does, and if files of several versions of the data set are kept.
     """
     found = cache.folder().glob(_file_name(name, split, resize_size, "*", version="[0-9]"))
-    # Of each version of the data set the one decoded last.
+    # Each version of the data set has the file that was decoded last.
     files = list({file.stem.rpartition("-")[2]: file for file in sorted(found)}.values())
     if len(files) > 1:
         raise UserError(
@@ -149,7 +149,7 @@ def _write(path: Any, decoded: Squares, resize_size: int) -> None:
     meta = {
         "name": decoded.name,
         "split": decoded.split,
-        "fingerprint": decoded.stamp,  # As earlier commits call it.
+        "fingerprint": decoded.stamp,  # Earlier commits call the stamp so.
         "identity": [decoded.fingerprint, decoded.contents, decoded.origin],
         "resize_size": resize_size,
         "bad": list(decoded.bad.items()),
@@ -194,5 +194,5 @@ def free_memory() -> int:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":", 1) for line in file)
         return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # Not Linux.
+    except (OSError, KeyError):  # Only Linux has this file.
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""A split whose squares are held by the devices: whole on each, or split over the mesh.
+"""Holds a split's squares in the memory of the devices: whole on each, or split over the mesh.
 
 Batches are cut from them there. The numbers equal those of the other backends.
 """
@@ -24,9 +24,9 @@ from alexnet_jax.errors import UserError
 
 Shardings = Mapping[str, jax.sharding.Sharding]
 
-# Bytes of a device's memory that are left to the net, its activations and what JAX needs.
+# So many bytes of a device are left to the net, its activations and what JAX needs.
 RESERVE = 4 * 2**30
-_CHUNK = 2**28  # Bytes put on a device at a time.
+_CHUNK = 2**28  # So many bytes are put on a device at a time.
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ jax.tree_util.register_dataclass(DeviceSplit, ["squares", "labels", "mask"], [])
 def room(devices: list[jax.Device]) -> int:
     """Returns the bytes that squares may take on each of this process' devices."""
     stats = [device.memory_stats() for device in devices]
-    if any(each is None for each in stats):  # CPU devices, which share the host's memory.
+    if any(each is None for each in stats):  # CPU devices share the host's memory.
         return max(0, decoded.free_memory() - decoded.RESERVE) // len(devices)
     free = min(each["bytes_limit"] - each["bytes_in_use"] for each in stats)
     return max(0, free - RESERVE)
 
 
-# The splits that lie on devices, as long as anything refers to them.
+# A split lies on the devices for as long as anything refers to it.
 _placed: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -86,7 +86,7 @@ def _place(split: Squares | Copy, everywhere: jax.sharding.Sharding) -> DeviceSp
     count, side = split.num_examples, split.resize_size
     size, num_devices = count * side**2 * 3, everywhere.num_devices
     free = room(list(everywhere.addressable_devices))
-    if jax.process_count() > 1:  # All have to come to the same result.
+    if jax.process_count() > 1:  # All processes have to come to the same result.
         free = int(np.min(multihost_utils.process_allgather(np.array(free // 2**20)))) * 2**20
     sharding, rows = everywhere, count
     if size > free and num_devices > 1:
@@ -117,7 +117,9 @@ def _fill(split: Squares | Copy, device: jax.Device, rows: tuple[int, int]) -> j
     lo, hi = rows
     end = min(hi, split.num_examples)
     step = max(1, _CHUNK // split.resize_size**2 // 3)
-    with jax.transfer_guard_host_to_device("allow"):  # Meant, whatever the caller forbids.
+    with jax.transfer_guard_host_to_device(
+        "allow"
+    ):  # This transfer is meant, whatever the caller forbids.
         if hi == end and hi - lo <= step:
             return jax.device_put(split.rows(lo, hi), device)
         shape = (hi - lo, split.resize_size, split.resize_size, 3)
@@ -145,7 +147,9 @@ def replicated(shardings: Shardings) -> jax.sharding.Sharding:
 
 def put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
     """Returns `array`, which each process holds whole, laid out by `sharding`."""
-    with jax.transfer_guard_host_to_device("allow"):  # Meant, whatever the caller forbids.
+    with jax.transfer_guard_host_to_device(
+        "allow"
+    ):  # This transfer is meant, whatever the caller forbids.
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
@@ -172,7 +176,9 @@ def stream(
             yield batch
 
 
-@functools.lru_cache(maxsize=16)  # Compiled once, however many epochs and evaluations.
+@functools.lru_cache(
+    maxsize=16
+)  # It is compiled once, however many epochs and evaluations there are.
 def _taker(
     batch_size: int,
     image_size: int,

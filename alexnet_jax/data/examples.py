@@ -1,4 +1,4 @@
-"""The records of TFDS's sets, which are messages `tf.train.Example`, without TensorFlow.
+"""Reads and writes the records of TFDS's sets, messages `tf.train.Example`, without TensorFlow.
 
 TensorFlow's own class is made from the same definition (tensorflow/core/example/feature.proto); its
 package is left alone here, as it need not be installed.

@@ -1,4 +1,4 @@
-"""Squares split over the devices: a batch in any order, by an exchange of its crops alone.
+"""Takes a batch in any order out of squares split over the devices: only its crops are exchanged.
 
 Each device holds N/D of the squares, and a step needs B/D images on each device, from anywhere. The
 device that holds an image cuts it, and sends the crop to the one that needs it: an all-to-all of
@@ -14,8 +14,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-# Crops from each device to each other in one round. Fewer send less for nothing, in more rounds. Of
-# 8 x 128 images a pair exchanges 16 on average and 26 in its step's largest: 7 rounds.
+# Each device sends so many crops to each other one in a round. Fewer would send less for nothing,
+# in more rounds. Of 8 x 128 images a pair exchanges 16 on average and 26 at most, in 7 rounds.
 SLOTS = 4
 
 
@@ -34,15 +34,15 @@ def exchanged(
     """
     axes, devices = mesh.axis_names, mesh.size
     batch_size = len(ids)
-    rows = -(-batch_size // devices)  # of a device
+    rows = -(-batch_size // devices)  # Each device gets so many rows.
     ids = jnp.pad(ids, (0, rows * devices - batch_size)).reshape(devices, rows)
     crops = jnp.pad(crops, ((0, rows * devices - batch_size), (0, 0))).reshape(devices, rows, 3)
 
     def exchange(squares: jax.Array, ids: jax.Array, crops: jax.Array) -> jax.Array:
         me, held = lax.axis_index(axes), squares.shape[0]
-        sources = ids // held  # of each row of each device: the device that holds its square
+        sources = ids // held  # the device that holds each row's square
         of_source = sources[..., None] == jnp.arange(devices)
-        # The how-many-th row it is of those that its device has from the same source.
+        # This counts the rows that the same device has from the same source before each row.
         turn = jnp.cumsum(of_source, axis=1, dtype=jnp.int32)
         turn = jnp.take_along_axis(turn, sources[..., None], axis=2)[..., 0] - 1
         receivers = jnp.arange(devices, dtype=jnp.int32)[:, None]
@@ -51,7 +51,7 @@ def exchanged(
             slot = turn - number * SLOTS
             now = (slot >= 0) & (slot < SLOTS)
             row = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32), slot.shape)
-            # Slots that stay empty send the first row: nobody takes it out.
+            # Slots that stay empty send the first row, which nobody takes out.
             target = jnp.where(now & (sources == me), slot, SLOTS)
             sent = jnp.zeros((devices, SLOTS), jnp.int32)
             sent = sent.at[receivers, target].set(row, mode="drop")
@@ -88,7 +88,12 @@ def cut(squares: jax.Array, ids: jax.Array, crops: jax.Array, size: int) -> jax.
     """Returns images uint8 [B, S, S, 3] cut from squares [N, R, R, 3] by crops int32 [B, 3]."""
 
     def window(example: jax.Array, crop: jax.Array) -> jax.Array:
-        start = (example, crop[0], crop[1], jnp.int32(0))  # Not Python's 0, of 64 bits under x64.
+        start = (
+            example,
+            crop[0],
+            crop[1],
+            jnp.int32(0),
+        )  # Python's 0 would have 64 bits under x64.
         return lax.dynamic_slice(squares, start, (1, size, size, 3))[0]
 
     images = jax.vmap(window)(ids, crops)

@@ -1,4 +1,4 @@
-"""Image files in folders: found in one order, links followed, and those left out counted."""
+"""Finds image files in folders: in one order, following links, and counting what is left out."""
 
 import collections
 import os
@@ -15,7 +15,7 @@ def visible(folder: Path) -> list[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
             shown = [entry for entry in entries if not entry.name.startswith(".")]
-    except FileNotFoundError:  # A class of the training split that this split lacks.
+    except FileNotFoundError:  # This split lacks a class of the training split.
         return []
     except OSError as error:
         raise UserError(f"image folder {folder}: {error.strerror}") from None
@@ -23,10 +23,10 @@ def visible(folder: Path) -> list[os.DirEntry]:
 
 
 def is_folder(entry: os.DirEntry) -> bool:
-    """Whether an entry is a folder, or a link to one."""
+    """Returns whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
-    except OSError:  # A link to itself.
+    except OSError:  # It may be a link to itself.
         return False
 
 
@@ -36,7 +36,7 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def is_image(path: str | os.PathLike) -> bool:
-    """Whether a file's name ends as an image's does."""
+    """Returns whether a file's name ends as an image's does."""
     return suffix(path) in decode.SUFFIXES
 
 

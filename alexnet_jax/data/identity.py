@@ -1,4 +1,4 @@
-"""What a split is, wherever it lies: its classes, its files' names and sizes, and their contents.
+"""Says what a split is, wherever it lies: its classes, its files' names and sizes, their contents.
 
 A run keeps this of its data, so that it can be told when the data have changed under it.
 """
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DIGEST = 16  # bytes of an example's digest
-_NAMED = 3  # Files or classes named in a message; the rest are counted.
+DIGEST = 16  # An example's digest has so many bytes.
+_NAMED = 3  # A message names so many files or classes and counts the rest.
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Batches cropped straight out of a mapped copy, by a few threads, into memory that is used again.
+"""Crops batches straight out of a mapped copy, in a few threads, into memory that is used again.
 
 Nothing is decoded, and nothing is mirrored here: the rows of a batch whose crop says so are
 mirrored on the device (see `flipped`).
@@ -20,10 +20,10 @@ from alexnet_jax.data.plan import PADDING, Batches
 
 Batch = dict[str, np.ndarray]
 
-_PART = 16  # Images in one task of a thread: handing it out then costs next to nothing.
-_AHEAD = 2  # Batches that are filled before they are asked for.
-MOST_THREADS = 8  # More don't copy faster out of memory.
-_ALIGNMENT = 64  # Bytes, XLA's.
+_PART = 16  # A thread's task has so many images: handing it out costs next to nothing.
+_AHEAD = 2  # So many batches are filled before they are asked for.
+MOST_THREADS = 8  # More threads don't copy faster out of memory.
+_ALIGNMENT = 64  # XLA aligns its buffers to so many bytes.
 
 
 def stream(

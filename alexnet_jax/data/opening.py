@@ -1,4 +1,4 @@
-"""From a specification to a split that is open: its source, the backend, and what holds it."""
+"""Leads from a specification to an open split: its source, the backend, and what holds it."""
 
 import contextlib
 import time
@@ -97,7 +97,7 @@ def hold(
     earlier run kept them in the cache folder; `progress(what, done, total)` is called meanwhile.
     """
     if spec.backend == "tfdata":
-        # Of a split without labels, now and not after the first epoch; unreadable, it is met later.
+        # A split without labels is refused now; what is unreadable is met later.
         with contextlib.suppress(OSError, ValueError):
             source.check_label(0, source.read(0)[1])
         return source
@@ -141,7 +141,7 @@ def choose_backend(
     size = count * resize_size**2 * 3
     what = f"{count:,} squares of {resize_size} x {resize_size} pixels, {size / 1e9:.3g} GB"
 
-    # Decoded squares lie in the host's memory first; and that of CPU devices is the host's.
+    # Decoded squares lie in the host's memory first, and CPU devices have no other memory.
     in_host = (not mapped) + (jax.default_backend() == "cpu")
     room = device.room(jax.local_devices())
     fits = in_host * size <= decoded.free_memory() - decoded.RESERVE

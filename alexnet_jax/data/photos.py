@@ -1,6 +1,6 @@
-"""The photos set: real photographs of the scikit-image wheel, one class each, cut into patches.
+"""Builds the photos set: photographs of the scikit-image wheel, one class each, cut into patches.
 
-Needs no network. As texture benchmarks split a texture image, train and test patches of a
+It needs no network. As texture benchmarks split a texture image, train and test patches of a
 photograph come from strips of it that share no pixel. A photograph's width is cut into five equal
 strips, train, test, train, test, train, with `MARGIN` pixels between them that nobody sees. Two
 inner test strips, each between train strips, hold much of what the photograph shows; one strip at
@@ -32,7 +32,7 @@ from alexnet_jax.data import tfds_files
 from alexnet_jax.errors import UserError
 
 VERSION = "1.0.0"
-# Class name: file in skimage/data (as of 0.26; sources and licences:
+# Each class has a file in skimage/data (as of 0.26; sources and licences:
 # https://scikit-image.org/docs/stable/api/skimage.data.html).
 PHOTOGRAPHS = {
     "brick": "brick.png",
@@ -48,11 +48,11 @@ PHOTOGRAPHS = {
     "text": "text.png",
     "tissue": "ihc.png",
 }
-PATCHES = {"train": 300, "test": 50}  # of each photograph
-SIDE = 64  # pixels; the most that five strips of the narrowest photograph, coins, can hold
-MARGIN = 16  # pixels
+PATCHES = {"train": 300, "test": 50}  # Each photograph gives so many.
+SIDE = 64  # Five strips of the narrowest photograph, coins, can hold no more pixels.
+MARGIN = 16  # It is counted in pixels.
 STRIPS = ("train", "test", "train", "test", "train")
-COLUMN_STEP = 8  # pixels between columns of patches
+COLUMN_STEP = 8  # Columns of patches lie so many pixels apart.
 # Larger photographs (retina, hubble) are shrunk first: at full size a patch shows next to nothing.
 MAX_SHORTER_SIDE = 512
 # A build takes seconds: an hour-old temporary folder belongs to one that was killed.
@@ -90,7 +90,9 @@ def load_photograph(class_name: str) -> Image.Image:
 
     Raises UserError if scikit-image is missing.
     """
-    spec = importlib.util.find_spec("skimage")  # Finds the files without importing it.
+    spec = importlib.util.find_spec(
+        "skimage"
+    )  # This finds the files without importing the package.
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             "the photos set is cut from the photographs in scikit-image, which isn't installed: "

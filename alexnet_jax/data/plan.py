@@ -1,4 +1,4 @@
-"""The order of every epoch and the crop of every example: pure functions of (seed, epoch)."""
+"""Plans each epoch's order and each example's crop, as pure functions of (seed, epoch)."""
 
 import functools
 import math
@@ -11,10 +11,10 @@ from alexnet_jax.errors import UserError
 
 # Each draw has a stream of its own, so that switching one off leaves the others as they were.
 _ORDER, _OFFSET, _FLIP = 0, 1, 2
-_NO_END = 2**40  # steps
+_NO_END = 2**40  # No run makes so many steps.
 
 PADDING = -1  # The id of a row that is no example.
-View = tuple[int, int, int]  # y, x, flipped
+View = tuple[int, int, int]  # It is (y, x, flipped).
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Batches:
-    """What the batches of a stream hold.
+    """Says what the batches of a stream hold.
 
     steps: those that the stream has.
     batch_size: rows of a batch over all processes.
@@ -93,7 +93,7 @@ def evaluation(num_examples: int, *, batch_size: int, views: Sequence[View]) -> 
 
 
 def _generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
-    # PCG64 by name: default_rng may choose another generator in a later NumPy.
+    # PCG64 is named, as default_rng may choose another generator in a later NumPy.
     return np.random.Generator(np.random.PCG64([seed, epoch, purpose]))
 
 

@@ -1,4 +1,4 @@
-"""Prepared copies: squares as JPEG in a TFDS set, for `alexnet_jax.prepare`.
+"""Writes prepared copies: squares as JPEG in a TFDS set, for `alexnet_jax.prepare`.
 
 Quality 95 is the 2012 code's (akrizhevsky/cuda-convnet2, make-data). Colours keep their full
 resolution (4:4:4): on 60 full-size ImageNet photographs a pixel is off by 1.5 grey levels on
@@ -20,8 +20,8 @@ from alexnet_jax.data.squares import Example
 
 QUALITY = 95
 HEAD = {"quality": QUALITY}
-LAST = tfds_files.INFO  # with which a folder is a TFDS set
-SHARD = 1024  # images in a file, about 40 MB; what a stop can lose
+LAST = tfds_files.INFO  # The file that makes a folder a TFDS set is written last.
+SHARD = 1024  # A file has so many images, about 40 MB, which a stop can lose.
 VERSION = "1.0.0"
 
 
@@ -51,7 +51,7 @@ def file_name(name: str, split: str, shard: int, shards: int) -> str:
 
 
 def is_finished(folder: Path, splits: Iterable[str]) -> bool:
-    """Whether a folder has what `finish` writes last."""
+    """Returns whether a folder has what `finish` writes last."""
     return (folder / LAST).exists()
 
 

@@ -1,4 +1,4 @@
-"""The section `data` of a configuration: what to read and how."""
+"""Specifies what to read and how: the section `data` of a configuration."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""From examples to decoded squares: one, or a whole split in order, without TensorFlow."""
+"""Decodes examples to squares: one, or a whole split in order, without TensorFlow."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from alexnet_jax.data import decode, threads
 from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import UserError
 
-_CHUNK = 16  # Images in one task of a thread: handing it out then costs next to nothing.
+_CHUNK = 16  # A thread's task has so many images: handing it out costs next to nothing.
 
 
 @dataclass(frozen=True)

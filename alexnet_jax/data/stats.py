@@ -1,4 +1,4 @@
-"""Mean image, channel means and colour covariance of the training pixels: one pass, kept."""
+"""Computes and keeps mean image, channel means and colour covariance of the training pixels."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from alexnet_jax.data.sources import Progress, Source
 from alexnet_jax.errors import UserError
 
 COMPUTING = "computing the mean image"
-_FORMAT = 2  # Raise it when `decode` gives other pixels. (2: images of 32 bits, by their range.)
+_FORMAT = 2  # Raise it when `decode` gives other pixels. (2 shows 32 bits by their range.)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def load(file: Path, stamp: str) -> tuple[Statistics, dict[int, str]] | None:
     arrays, meta = kept
     if meta.get("fingerprint") != stamp:
         raise UserError(f"{file} holds the statistics of another data set: remove it")
-    if "bad" not in meta:  # written by an earlier commit
+    if "bad" not in meta:  # An earlier commit has written it.
         return None
     statistics = Statistics(**arrays, contents=meta.get("contents", ""))
     return statistics, dict(meta["bad"])

@@ -1,4 +1,4 @@
-"""The tf.data pipeline: positions, encoded bytes, squares, crops and mirrors, batches, prefetching.
+"""Runs the tf.data pipeline: positions, encoded bytes, squares, crops, mirrors, batches.
 
 What position t of a stream holds is a function of t alone, so the number of threads changes nothing
 and a resumed stream starts at its step without reading anything before it.
@@ -21,7 +21,7 @@ from alexnet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-_AHEAD = 2  # Batches kept ready.
+_AHEAD = 2  # So many batches are kept ready.
 
 
 def stream(
@@ -56,7 +56,7 @@ def stream(
         batch = dict(images=images, labels=label, crops=crops, mask=mask, ids=number)
         return batch | {"positions": position}
 
-    num_threads = num_threads or threads.cores() + 1  # tf.data's own choice was slower
+    num_threads = num_threads or threads.cores() + 1  # The choice of tf.data was slower.
     options = tf.data.Options()
     # Nothing is left to tune. Its thread sleeps 10 ms, 20 ms, … 5 s, …, and the stream's end waits.
     options.autotune.enabled = False
@@ -143,7 +143,7 @@ def _guarded(dataset: Any, failures: dict[int, Exception]) -> Iterator[Batch]:
 @atexit.register
 def _close_streams() -> None:
     for stream in list(_open_streams):
-        with contextlib.suppress(ValueError):  # Running in another thread.
+        with contextlib.suppress(ValueError):  # It may be running in another thread.
             stream.close()
 
 

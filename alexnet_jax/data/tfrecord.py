@@ -1,4 +1,4 @@
-"""The framing of TFRecord files, which TFDS's shards and TensorBoard's event files have.
+"""Reads and writes the framing of TFRecord files: TFDS's shards and TensorBoard's event files.
 
 A record is its length (uint64), the masked CRC-32C of the length (uint32), the bytes, and their
 masked CRC-32C (uint32), all little-endian.
@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from tensorboardX.record_writer import masked_crc32c
 
-_HEAD, _TAIL = 12, 4  # bytes before and after those of a record
+_HEAD, _TAIL = 12, 4  # So many bytes stand before and after those of a record.
 
 
 def spans(path: str | Path) -> Iterator[tuple[int, int]]:

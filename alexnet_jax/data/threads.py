@@ -1,4 +1,4 @@
-"""Threads that work ahead of a stream, on the cores that this process may use."""
+"""Works ahead of a stream in threads, on the cores that this process may use."""
 
 import collections
 import os
@@ -11,10 +11,10 @@ from typing import Any
 def cores() -> int:
     """Returns how many cores this process may use, which can be fewer than the machine has.
 
-    The least of its affinity (taskset, Slurm with task/affinity), the quota of its control group
-    (containers, Kubernetes) and of what Slurm gave the task; at least 1.
+    It is the least of its affinity (taskset, Slurm with task/affinity), of the quota of its control
+    group (containers, Kubernetes) and of what Slurm gave the task, and at least 1.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it, macOS doesn't.
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux has affinities, and macOS doesn't.
     limits = [len(affinity(0)) if affinity else os.cpu_count() or 1, *_quotas()]
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if slurm.isdecimal():
@@ -46,7 +46,7 @@ def _quotas(
                     quota, period = (folder / "cpu.max").read_text().split()
                 if int(quota) > 0:
                     yield -(-int(quota) // int(period))
-            except (OSError, ValueError):  # No such group, or "max": no limit.
+            except (OSError, ValueError):  # There is no such group, or it has "max", no limit.
                 continue
 
 
