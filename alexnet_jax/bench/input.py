@@ -105,17 +105,25 @@ class _Meter:
 
     def __init__(self, contender: Callable[[int], None]):
         self._contender = contender
-        self._noted: list[float] = []
+        self._noted: list[tuple[int, float]] = []
 
     def __call__(self, count: int) -> None:
         others = getattr(self._contender, "cpu_of_workers", lambda: 0.0)
         start = time.process_time() + others()
         self._contender(count)
-        self._noted.append((time.process_time() + others() - start) / count)
+        self._noted.append((count, time.process_time() + others() - start))
 
     def seconds(self, repeats: int) -> list[float]:
-        """Returns the CPU seconds of one call, of each of the last samples."""
-        return self._noted[-repeats:]
+        """Returns the CPU seconds of a batch in each of the last samples.
+
+        What a stream takes to start is left out: it is known from the second sample, of one batch,
+        as the first has compiled what there is to compile.
+        """
+        first = self._noted[1][1]
+        return [
+            (used - first) / (count - 1) if count > 1 else used
+            for count, used in self._noted[-repeats:]
+        ]
 
 
 def _rates(wall: list[float], cpu: list[float], batch_size: int) -> dict:
