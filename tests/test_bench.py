@@ -203,7 +203,7 @@ def test_input(config_file, tmp_path):
     assert result["decoding"]["ratio"] > 0
     assert result["resize_size"] == 36
     assert result["sample_seconds"] == 0.1
-    assert 0 < result["python"]["cpu_seconds"] < result["cpu_seconds"]
+    assert result["python"]["cpu_seconds"] > 0
 
 
 def test_input_from_a_mapped_copy(config_file, tmp_path):
@@ -213,7 +213,7 @@ def test_input_from_a_mapped_copy(config_file, tmp_path):
         given = (*arguments, *more, "--seconds=0.1")
         result, text = run("input", config_file, tmp_path, *given)
         assert result["images_per_second"] > 0
-        assert result[limit]["cpu_ratio"] > 0
+        assert result[limit]["images_per_second"] > 0
         assert f"bare {limit}" in text
         assert "a process stops scaling" in text
 
