@@ -9,7 +9,6 @@ they are in both splits, the net is evaluated on images that it was trained on.
 """
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +18,7 @@ from absl import flags
 
 from alexnet_jax import cli, console
 from alexnet_jax.config import Config
-from alexnet_jax.console.progress import counter
-from alexnet_jax.data import copies, decode, tfrecord
+from alexnet_jax.data import copies, decode, tfrecord, threads
 from alexnet_jax.data.sources import Source, open_source
 from alexnet_jax.records import files
 
@@ -107,7 +105,7 @@ def _read_all(source: Source, size: int, progress) -> Iterator[tuple]:
     def read_chunk(start: int) -> list[tuple]:
         return [read(i) for i in range(start, min(start + CHUNK, source.num_examples))]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads.cores()) as pool:
         done = 0
         for chunk in pool.map(read_chunk, range(0, source.num_examples, CHUNK)):
             yield from chunk

@@ -69,15 +69,16 @@ def figures() -> Figures:
         gradients=pairs["data"]["bytes_sent"],
         activations=pairs["towers"]["bytes_sent"] / comms["batch_size"],
         inputs={
-            "full-size JPEGs": _newest("input", SAMPLE),
-            "a prepared copy": _newest("input", COPY),
-            "a mapped copy": _newest("input", MAPPED),
+            "full-size JPEGs": _newest("input", SAMPLE, "python"),
+            "a prepared copy": _newest("input", COPY, "python"),
+            "a mapped copy": _newest("input", MAPPED, "copying"),
         },
     )
 
 
-def _newest(mode: str, overrides: dict) -> dict:
-    found = records(mode, IMAGENET, overrides)
+def _newest(mode: str, overrides: dict, field: str = "commit") -> dict:
+    """Returns the newest record that has a field. Raises UserError where there is none."""
+    found = [each for each in records(mode, IMAGENET, overrides) if field in each]
     if not found:
         raise UserError(f"experiments/results/bench/{mode}.jsonl has no such record: {overrides}")
     return found[0]

@@ -107,9 +107,9 @@ def _read(name: str, folder: Path) -> TfdsSet:
     """Returns what a set's files say of it. Raises UserError."""
     try:
         info = json.loads((folder / INFO).read_bytes())
-        written = folder / FEATURES
-        kinds = json.loads(written.read_bytes()) if written.exists() else None
-        features = _features(kinds or download.features(name))
+        path = folder / FEATURES
+        kinds = json.loads(path.read_bytes()) if path.exists() else download.features(name)
+        features = _features(kinds)
         image_key, label_key = _supervised_keys(name, info, features)
         file_format = info.get("fileFormat") or "tfrecord"
         return TfdsSet(
