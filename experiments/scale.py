@@ -106,14 +106,19 @@ def work_seconds(card: Target, images: int, known: Figures) -> tuple[float, floa
     return arithmetic, known.step_bytes / card.bandwidth * images / IMAGES_PER_GPU
 
 
+def input_seconds(record: dict) -> float:
+    """Returns the host's CPU seconds for an image; mirroring is a GPU's work with a mapped copy."""
+    return record.get("host", record)["cpu_seconds"]
+
+
 def input_table(cards: list[Target], known: Figures) -> str:
     """Returns the table of what it takes to feed one GPU."""
-    header = ["", "CPU ms an image", "images/s at which a process stops scaling"]
+    header = ["", "CPU ms an image", "images/s to which a process scales, at least"]
     header += [f"cores for one {card.name.upper()}" for card in cards]
     needed = [IMAGES_PER_GPU / sum(work_seconds(card, IMAGES_PER_GPU, known)) for card in cards]
     rows = []
     for name, record in known.inputs.items():
-        seconds = record["cpu_seconds"]
+        seconds = input_seconds(record)
         cores = [f"{rate * seconds:.1f}" for rate in needed]
         most = f"{record['python']['images_per_second']:,.0f}"
         rows.append([f"`{record['backend']}`, {name}", f"{1e3 * seconds:.3f}", most, *cores])
@@ -134,7 +139,7 @@ def many_table(card: Target, known: Figures) -> str:
             talk = bytes_sent(layout, gpus, images, known) / rate
             step = work + talk
             hours = IMAGES * EPOCHS / (images * gpus / step) / 3600
-            cores = [images / step * each["cpu_seconds"] for each in known.inputs.values()]
+            cores = [images / step * input_seconds(each) for each in known.inputs.values()]
             rows.append(
                 [
                     layout if gpus > 1 else "one GPU",
@@ -225,9 +230,9 @@ images a GPU as long as the batch stays within 32,768.
 
 {input}
 
-A process stops scaling where Python's lock is held all the time, which is an upper bound here as
-[the benchmark](../alexnet_jax/bench/limits.py) measures it: beyond, the same host takes more
-processes. [data.md](data.md) says what each backend reads and takes.
+A process scales with its cores until Python's lock is held all the time;
+[the benchmark](../alexnet_jax/bench/limits.py) measures what it is held for at most. Beyond, a host
+takes more processes. [data.md](data.md) says what each backend reads and takes.
 
 ## The set in the devices' memory
 
