@@ -215,6 +215,7 @@ def test_input_from_a_mapped_copy(config_file, tmp_path):
         assert result["images_per_second"] > 0
         assert result[limit]["images_per_second"] > 0
         assert f"bare {limit}" in text
+        assert bool(result.get("disk")) == bool(more)
         assert "a process stops scaling" in text
 
 

@@ -321,8 +321,8 @@ def test_numbers_of_the_open_data(root):
         ({"resize_size": 11}, "data.resize_size is 11"),
         ({"image_size": 0}, "data.image_size is 0"),
         (
-            {"eval_split": "validation"},
-            r"no split 'validation'.*folders test, train.*data\.eval_split",
+            {"eval_split": "elsewhere"},
+            r"no split 'elsewhere'.*folders test, train.*data\.eval_split",
         ),
         ({"name": "folder:/none"}, "does not exist"),
     ],

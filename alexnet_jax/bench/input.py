@@ -7,6 +7,7 @@ time is given with wall time, because only it is meaningful while other programs
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import statistics
@@ -41,7 +42,9 @@ def measure(config: Config, options: Options) -> dict:
     opened = dataset.splits[config.data.train_split]
     contenders, compared = _contenders(config, dataset, opened, options)
     meters = {name: _Meter(contender) for name, contender in contenders.items()}
-    times = timing.take_turns(meters, options.repeats, options.seconds)
+    cold = options.cold and isinstance(opened, Copy)
+    before = functools.partial(limits.drop_pages, opened) if cold else lambda: None
+    times = timing.take_turns(meters, options.repeats, options.seconds, before)
     cpu = {name: meter.seconds(options.repeats) for name, meter in meters.items()}
     result = {
         "backend": dataset.spec.backend,
@@ -49,7 +52,7 @@ def measure(config: Config, options: Options) -> dict:
         "load_average": os.getloadavg()[0],
         "resize_size": dataset.resize_size,
         "sample_seconds": options.seconds,
-        "cold": options.cold,
+        **({"disk": limits.disk(opened)} if cold else {}),
         **timing.spread(times["pipeline"], "batch_"),
         **_rates(times["pipeline"], cpu["pipeline"], config.batch_size),
     }
@@ -91,11 +94,6 @@ def _contenders(
         contenders["host"] = limits.host(config, dataset, opened)
         limit = limits.reading if options.cold else limits.copying
         contenders[limit.__name__] = limit(config, dataset, opened)
-        if options.cold:
-            contenders = {
-                name: limits.dropping_pages(contender, opened)
-                for name, contender in contenders.items()
-            }
         return contenders, "host"
     return contenders, "pipeline"
 

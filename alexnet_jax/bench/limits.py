@@ -3,6 +3,7 @@
 Each contender handles the images that training reads, in the same order, and does nothing else.
 """
 
+import contextlib
 import io
 import itertools
 import os
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -112,17 +114,23 @@ def _in_threads(work: Callable[[tuple[int, int]], None], batch_size: int) -> Con
     return run
 
 
-def dropping_pages(run: Contender, copy: Copy) -> Contender:
-    """Returns the contender with the copy's pages out of the kernel's memory before it begins."""
+def drop_pages(copy: Copy) -> None:
+    """Has the kernel forget the copy's pages, so that they come from the disk again."""
+    for shard in copy.shards:
+        file = os.open(shard.base.filename, os.O_RDONLY)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
 
-    def cold(count: int) -> None:
-        for shard in copy.shards:
-            file = os.open(shard.base.filename, os.O_RDONLY)
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(file)
-        run(count)
 
-    return cold
+def disk(copy: Copy) -> str:
+    """Returns the device on which the copy's files lie, such as /dev/vda; empty where unknown."""
+    number = os.stat(copy.shards[0].base.filename).st_dev
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            fields = line.split()
+            if fields[2] == f"{os.major(number)}:{os.minor(number)}":
+                return fields[fields.index("-") + 2]
+    return ""
 
 
 def python_seconds(config: Config, dataset: Data, opened: Source | Copy) -> float:
