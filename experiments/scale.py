@@ -196,8 +196,8 @@ def page() -> str:
         towers=known.activations * IMAGES_PER_GPU / 1e6,
         least=min(loads),
         most=max(loads),
-        cards="; ".join(
-            f"{card.description}: {card.peaks['bfloat16'] / 1e12:.0f} TFLOP/s in bfloat16,"
+        cards="\n".join(
+            f"- {card.description}: {card.peaks['bfloat16'] / 1e12:.0f} TFLOP/s in bfloat16,"
             f" {card.bandwidth / 1e12:.2f} TB/s of memory, {card.links / 1e9:.0f} GB/s to the"
             f" others of its node, {NETWORK[card.name] / 1e9:.0f} GB/s between nodes"
             for card in cards
@@ -223,8 +223,12 @@ same is taken for the A100); a device of a pair sends {gradients:.1f} MB of grad
 image was measured while other programs used the cores (load average {least:.0f} to {most:.0f}),
 which makes it longer, not shorter.
 
-Assumed: {cards}. A step's arithmetic, its bytes and its talk come one after the other, with 128
-images a GPU as long as the batch stays within 32,768.
+Assumed, by the vendor's data sheets:
+
+{cards}
+
+A step's arithmetic, its bytes and its talk come one after the other, with 128 images a GPU as long
+as the batch stays within 32,768.
 
 ## Feeding one GPU
 
