@@ -18,6 +18,7 @@ from absl import flags
 
 from alexnet_jax import cli, console
 from alexnet_jax.config import Config
+from alexnet_jax.console.progress import counter
 from alexnet_jax.data import copies, decode, tfrecord, threads
 from alexnet_jax.data.sources import Source, open_source
 from alexnet_jax.records import files

@@ -67,7 +67,7 @@ def _of_decoding(record) -> str:
 
 def _of_copying(record) -> str:
     rate = record["cores"] / record["host"]["cpu_seconds"]
-    return f"{_by_cpu_time(record['copying'])}, {rate:,.0f} images/s"
+    return f"{rate:,.0f} images/s and {_by_cpu_time(record['copying'])}"
 
 
 def _of_reading(record) -> str:

@@ -6,6 +6,7 @@ Each contender handles the images that training reads, in the same order, and do
 import contextlib
 import io
 import itertools
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -117,6 +118,7 @@ def _in_threads(work: Callable[[tuple[int, int]], None], batch_size: int) -> Con
 def drop_pages(copy: Copy) -> None:
     """Has the kernel forget the copy's pages, so that they come from the disk again."""
     for shard in copy.shards:
+        shard.base.base.madvise(mmap.MADV_DONTNEED)  # The kernel keeps pages that are mapped.
         file = os.open(shard.base.filename, os.O_RDONLY)
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(file)

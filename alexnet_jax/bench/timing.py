@@ -26,15 +26,15 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Times one call of each contender in `repeats` samples, which are taken in turn.
 
-    A contender runs n times and returns when all are done. A sample takes about `seconds` or more.
-    `before` is called before each sample, and takes no part in it.
+    A contender is a function that makes n calls and returns when they have ended. A sample takes
+    about `seconds` or more. `before` is called before each sample, and takes no part in it.
     """
     seconds = SAMPLE_SECONDS if seconds is None else seconds
     counts = {}
     for name, run in contenders.items():
         run(1)
         count = 1
-        # One call may be mostly a pipeline's start: count up until a sample is long enough.
+        # One call may mostly time a pipeline's start, so the count is raised until it is enough.
         before()
         while (took := elapsed(run, count)) < seconds:
             count = max(count + 1, math.ceil(count * seconds / took))

@@ -68,12 +68,12 @@ def begin() -> None:
 def _keep_memory() -> None:
     """Makes glibc keep freed memory, instead of returning large blocks to the kernel.
 
-    XLA's CPU backend frees and takes its buffers anew in each step; the page faults that this
-    costs were a third of the step of the full-size net. It has to come before the first thread: a
-    thread keeps to a heap that is there, and those beside the main one give large blocks back
-    whatever is set here. Threads that decode share the heap at no cost that could be measured with
-    1, 8 and 32 of them on two cores (experiments/allocator.py). Elsewhere than on glibc this does
-    nothing.
+    XLA's CPU backend frees and allocates its buffers again in each step, and the page faults that
+    this caused took a third of the step of the full-size net. The settings must be made before the
+    first thread starts: a thread keeps using a heap that exists already, and heaps other than the
+    main one return large blocks in any case. Threads that decode share the heap at no cost that
+    could be measured with 1, 8 and 32 of them on two cores (experiments/allocator.py). Without
+    glibc this function does nothing.
     """
     mmap_max, trim_threshold, arena_max = -4, -1, -8  # parameters of mallopt(3), from malloc.h
     with contextlib.suppress(OSError, AttributeError):
