@@ -71,7 +71,7 @@ def _of_copying(record) -> str:
 
 
 def _of_reading(record) -> str:
-    return f"{100 * record['reading']['ratio']:.0f}%"
+    return f"{_by_cpu_time(record['reading'])}, from {record['disk']}"
 
 
 def _by_cpu_time(limit: dict) -> str:
