@@ -30,14 +30,23 @@ def find(root: Path, split: str) -> tuple[Path, bool | None] | None:
         any of `EVALUATION`, and is all that is held out where classes lie directly in `root`.
     """
     inside = files.subfolders(root)
-    classes = [name for name in inside if files.images(root / name)]
+    splits = (TRAINING, *EVALUATION)
+    classes = [
+        name
+        for name in inside
+        if files.images(root / name)
+        # A split with classes, though images lie beside them.
+        and not (name in splits and files.subfolders(root / name))
+    ]
+    if len(classes) == 1 and classes[0] in splits:  # a split whose images lie in no class
+        classes = []
     if split in inside and split not in classes:
         return root / split, None
     if split in EVALUATION:
         for name in EVALUATION:
             if name in inside and name not in classes:
                 return root / name, None
-    if classes and split in (TRAINING, *EVALUATION):
+    if classes and split in splits:
         return root, split != TRAINING
     return None
 
