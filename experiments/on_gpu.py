@@ -101,6 +101,7 @@ def commands(out: Path, data_dir: str) -> list[Command]:
             (*SMALL_NET, "--steps=2"),
             environment=NO_GRAPHS,
         ),
+        _step(NETS[0], "bfloat16", **{"model.fused_kernel": True}),
         _run("default", []),
         *(_step(net, dtype) for net in NETS[1:] for dtype in DTYPES),
         Command(
@@ -153,10 +154,11 @@ def _net(dtype: str) -> list[str]:
     return _fields(**{"data.image_size": 227, "mesh.data": 1, "model.dtype": dtype})
 
 
-def _step(net: str, dtype: str) -> Command:
+def _step(net: str, dtype: str, **fields) -> Command:
     torch = ["--against=torch"] * (importlib.util.find_spec("torch") is not None)
     line = ("alexnet_jax.bench", "step", f"--config=configs/{net}.py", *_net(dtype), *torch)
-    return Command(f"step_{net}_{dtype}", line, (*SMALL_NET, "--repeats=1"))
+    name = "_".join(["step", net, dtype, *(field.rpartition(".")[2] for field in fields)])
+    return Command(name, (*line, *_fields(**fields)), (*SMALL_NET, "--repeats=1"))
 
 
 def _two_gpus(name: str, fields: dict) -> Command:

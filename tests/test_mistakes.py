@@ -42,6 +42,7 @@ CASES = {
     "too many devices": (["--config.mesh.data=16"], "needs 16 devices and 8 are here"),
     "towers of one": (["--config.mesh.layout=towers", "--config.model.towers=1"], "one tower"),
     "towers over four": (["--config.mesh.layout=towers", "--config.mesh.model=4"], "over 1 or 2"),
+    "unknown dtype of sums": (["--config.mesh.reduce_dtype=bf16"], "mesh.reduce_dtype 'bf16'"),
     "empty folder": (["--config.data.name=folder:/tmp"], "/tmp"),
     "too few classes": (["--config.model.num_classes=2"], "has 4 classes"),
     "images too small": (

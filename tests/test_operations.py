@@ -24,6 +24,11 @@ TABLE = (
     Conv("conv2", 4, kernel=3, padding=1, then=(Stateless("swish", jax.nn.swish),)),
     Dense("fc3"),
 )
+STAGES = (
+    Conv("conv1", 4, kernel=3, stride=2, then=("act", "lrn", "pool")),
+    Conv("conv2", 4, kernel=3, padding=1, then=("act",)),
+    Dense("fc3"),
+)
 
 
 def net():
@@ -128,12 +133,7 @@ def test_a_function_that_cannot_be_applied_is_named():
 
 def test_what_a_gpu_takes_gives_the_same_values_and_gradients(monkeypatch):
     """All forms that are chosen for CUDA, run here: of the first layer, its bias and the norms."""
-    layers = (
-        Conv("conv1", 4, kernel=3, stride=2, then=("act", "lrn", "pool")),
-        Conv("conv2", 4, kernel=3, padding=1, then=("act",)),
-        Dense("fc3"),
-    )
-    model = models.create("alexnet", layers=layers, num_classes=4, kernel_init="he")
+    model = models.create("alexnet", layers=STAGES, num_classes=4, kernel_init="he")
     images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
     params = jax.jit(model.init)(jax.random.key(1), images)
 
@@ -151,3 +151,19 @@ def test_what_a_gpu_takes_gives_the_same_values_and_gradients(monkeypatch):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), results(), on_cpu
     )
+
+
+def test_the_fused_kernel_is_a_gpus_alone_and_off_by_default():
+    """A program for a CPU computes the same with it; tests/test_ops.py holds the kernel itself."""
+    model = models.create("alexnet", layers=STAGES, num_classes=4, kernel_init="he")
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    params = jax.jit(model.init)(jax.random.key(1), images)
+    found = {}
+    for fused_kernel in (False, True):
+        traced = jax.jit(model.clone(fused_kernel=fused_kernel).apply).trace(params, images)
+        for platform in ("cpu", "cuda"):
+            found[fused_kernel, platform] = traced.lower(lowering_platforms=(platform,))
+    with_kernel = [key for key, program in found.items() if "triton" in program.as_text()]
+    assert with_kernel == [(True, "cuda")]
+    off, on = (found[fused, "cpu"].compile()(params, images)[0] for fused in (False, True))
+    np.testing.assert_array_equal(off, on)

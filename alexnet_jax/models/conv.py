@@ -24,7 +24,8 @@ def conv(x, kernel, *, stride: int, padding: tuple[int, int], form: str | None =
     """Convolves [B, H, W, I] with [K, K, I, O].
 
     A layer in two towers calls it once per tower: XLA's grouped convolution
-    (feature_group_count) is slower, and its partitioner gathers the whole batch.
+    (feature_group_count) is slower on a CPU, and no faster by the estimates for a GPU
+    (docs/speed.md).
     """
     if not _takes_onednn(x, kernel, stride, padding):
         return _plain(x, kernel, stride, padding)
