@@ -13,7 +13,6 @@ status is 1 if a picture could not be read; the others are classified all the sa
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -79,7 +78,13 @@ def answer(
         else:
             console.bars(each.picture.name, [(shown_names[i], p) for i, p in each.top])
     if plot and answers:
-        plots.predictions(plot, [_plotted(each, net, shown_names) for each in answers[:PLOTTED]])
+        plotted = answers[:PLOTTED]
+        titles = names.told_apart([each.picture.name for each in plotted])
+        shown = [
+            _plotted(each, title, net, shown_names)
+            for each, title in zip(plotted, titles, strict=True)
+        ]
+        plots.predictions(plot, shown)
         more = f", the first {PLOTTED} of {len(answers)}" if len(answers) > PLOTTED else ""
         console.say(f"plot: {plot}{more}", enabled=not as_json)
     return 1 if len(answers) < len(chosen) else 0
@@ -108,11 +113,12 @@ def _json(each: Answer, shown_names: Sequence[str]) -> dict:
     }
 
 
-def _plotted(each: Answer, net: Pretrained, shown_names: Sequence[str]) -> plots.Prediction:
+def _plotted(
+    each: Answer, title: str, net: Pretrained, shown_names: Sequence[str]
+) -> plots.Prediction:
     own = set(net.class_names) & {each.label}
     right = shown_names[net.class_names.index(each.label)] if own else None
     bars = [(shown_names[i], probability) for i, probability in each.top]
-    title = Path(each.picture.name).name
     return plots.Prediction(title, pictures.thumbnail(each.picture), bars, right)
 
 

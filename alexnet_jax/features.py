@@ -23,7 +23,7 @@ from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError, choose, local_path, writing
 from alexnet_jax.models import activations
 from alexnet_jax.records import files
-from alexnet_jax.trained import pictures, plots
+from alexnet_jax.trained import names, pictures, plots
 from alexnet_jax.trained.pretrained import Pretrained, open_pretrained
 
 PLOTTED = 20  # rows of a plot
@@ -165,28 +165,25 @@ def _show_neighbours(found: Features, count: int, plot: str | None) -> None:
         for i, distance in zip(own, far, strict=True):
             console.say(f"  {distance:10.4g}  {found.pictures[i].name}")
     if plot:
+        labels = names.english(found.labels)
 
-        def thumbnail(i: int) -> np.ndarray:
-            return pictures.thumbnail(found.pictures[i])
+        def shown(i: int, distance: float | None = None) -> plots.Near:
+            return plots.Near(pictures.thumbnail(found.pictures[i]), labels[i], distance)
 
         rows = [
             plots.Neighbours(
-                thumbnail(query),
-                [
-                    (thumbnail(i), far)
-                    for i, far in zip(indices[query], distances[query], strict=True)
-                ],
+                shown(query), list(map(shown, indices[query], distances[query].tolist()))
             )
             for query in range(min(PLOTTED, len(found.pictures)))
         ]
-        plots.neighbours(plot, rows)
+        plots.neighbours(plot, rows, found.layer)
         console.say(f"plot: {plot}")
 
 
 def main(files):
     """Computes and shows features; returns the exit status."""
-    names = ("layer", "data", "split", "data_dir", "out", "neighbors", "plot")
-    return show(pictures.net_path(), files, **{name: flags.FLAGS[name].value for name in names})
+    options = ("layer", "data", "split", "data_dir", "out", "neighbors", "plot")
+    return show(pictures.net_path(), files, **{name: flags.FLAGS[name].value for name in options})
 
 
 if __name__ == "__main__":

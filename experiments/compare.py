@@ -172,15 +172,18 @@ def verdict(interval: Interval | None, paper: float | str | None, p: float | Non
 
     Only the direction decides between "agrees" and "contradicts": at another scale the size may
     well be another. Where no difference shows, the interval either leaves the paper's out ("no
-    effect of that size") or not ("not visible": these seeds cannot tell).
+    effect of that size") or not ("not visible": these seeds cannot tell). One pair has no interval,
+    and decides nothing ("one seed").
 
     Args:
         interval: that of the difference or quotient; None if there were too few runs.
         paper: its difference or quotient, or "higher" or "lower"; None if it says nothing.
         p: of no difference, corrected for the family of the finding; the interval decides if None.
     """
-    if interval is None or interval.low is None:
+    if interval is None:
         return "not decided"
+    if interval.low is None:
+        return "one seed"
     shows = interval.visible if p is None else p < 1 - CONFIDENCE
     if not shows:
         if isinstance(paper, str) or paper is None or interval.low <= paper <= interval.high:

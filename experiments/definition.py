@@ -8,9 +8,10 @@ seeds of each variant (3). UNIT is what else the number of runs counts. BASELINE
 which the others are compared ("baseline", or else the first). CLAIM is its number in the ledger.
 MEASURES are names in experiments/compare.py. FAMILY says whether the p values of its variants are
 corrected together. PAPER is what the paper says of a variant's difference to the baseline: a number
-in the first measure, "higher" or "lower", or a dict of these by measure. The first line of the file
-says what the sweep is about. If `init_from` of a variant is the name of another one, each seed
-starts with the final weights of the other's.
+in the first measure, "higher" or "lower", or a dict of these by measure. PUBLISHED is what is in
+print of a variant's own first measure. The first line of the file says what the sweep is about. If
+`init_from` of a variant is the name of another one, each seed starts with the final weights of the
+other's.
 """
 
 import ast
@@ -60,6 +61,7 @@ class Sweep:
     claim: int | None = None
     measures: tuple[str, ...] = ("top1_error", "loss")
     paper: dict[str, float | str | dict[str, float | str]] = field(default_factory=dict)
+    published: dict[str, float] = field(default_factory=dict)
     family: bool = False  # whether the p values of its findings are corrected together
 
     @property
@@ -141,8 +143,9 @@ def load_sweep(path: str | Path) -> Sweep:
     if "baseline" not in fields:
         fields["baseline"] = "baseline" if "baseline" in fields["variants"] else first
     choose(fields["baseline"], fields["variants"], f"sweep '{path}': BASELINE")
-    for variant in fields.get("paper", {}):
-        choose(variant, fields["variants"], f"sweep '{path}': PAPER")
+    for name in ("paper", "published"):
+        for variant in fields.get(name, {}):
+            choose(variant, fields["variants"], f"sweep '{path}': {name.upper()}")
     return Sweep(name=path.stem, about=about, **fields)
 
 

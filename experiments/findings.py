@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from alexnet_jax.errors import UserError
 from experiments import record
-from experiments.compare import MEASURES, Interval, verdict
+from experiments.compare import MEASURES, Interval, by_seed, paired, verdict
 from experiments.definition import Sweep, cell, studies
 from experiments.tabulate import compared, difference, paper, rows, spread
 
@@ -39,12 +39,13 @@ PRIMARY: dict[int, Name] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Holds a variant's difference to its baseline in one measure, as texts and as numbers.
+    """Holds what came out of a variant in one measure, as texts and as numbers.
 
     Attributes:
         name: study, variant and measure.
-        ours: the difference with its interval; the spread of the values where there is none.
-        paper: the paper's, or "".
+        ours: the difference to the baseline with its interval; the spread of the variant's own
+            values where there is none, or where a value in print stands beside it.
+        paper: the paper's difference, or the value in print, or "".
         n: pairs of runs; `unit` says of what.
         p: of no difference, corrected within its family; None with fewer than two pairs.
         power: the smallest difference that so many pairs of this spread would show.
@@ -59,12 +60,26 @@ class Finding:
     power: str
     verdict: str
     primary: bool
+    against_baseline: bool = True
 
     @property
-    def title(self) -> str:
-        """Returns what is compared, and in which measure."""
-        _, variant, measure = self.name
-        return f"{variant}: {MEASURES[measure].title}"
+    def measured(self) -> str:
+        """Returns what was measured, without its unit."""
+        return MEASURES[self.name[2]].title.partition(", ")[0]
+
+    @property
+    def amount(self) -> str:
+        """Returns `ours` with its unit, as in '+0.8 points [−0.4, +2.0]'."""
+        unit = MEASURES[self.name[2]].title.partition(", ")[2]
+        if not unit or "×" in self.ours:
+            return self.ours
+        number, bracket, rest = self.ours.partition(" [")
+        return f"{number}{' points' if self.against_baseline else unit}{bracket}{rest}"
+
+    @property
+    def runs(self) -> str:
+        """Returns how many pairs of runs it rests on, and of what."""
+        return "one seed" if self.n == 1 and self.unit == "seeds" else f"{self.n} {self.unit}"
 
 
 def of_claim(number: int, names: Sequence[str]) -> list[Finding]:
@@ -86,7 +101,8 @@ def of_study(sweep: Sweep, primary: Name | None = None) -> list[Finding]:
         UserError: see `records`.
     """
     chosen = []
-    for row in rows(sweep, records(sweep)):
+    lines = records(sweep)
+    for row in rows(sweep, lines):
         for measure in compared(sweep):
             said = sweep.said(row.variant, measure)
             name = (sweep.name, row.variant, measure)
@@ -111,7 +127,41 @@ def of_study(sweep: Sweep, primary: Name | None = None) -> list[Finding]:
                 primary=name == primary,
             )
         )
+    return [*_in_print(sweep, lines, primary), *findings]
+
+
+def _in_print(sweep: Sweep, lines: Sequence[dict], primary: Name | None) -> list[Finding]:
+    """Returns a finding for each variant whose own value is published, beside that value."""
+    findings, measure = [], sweep.measures[0]
+    for variant, said in sweep.published.items():
+        if not (values := by_seed(lines, variant, measure)):
+            continue
+        name = (sweep.name, variant, measure)
+        interval = paired(values, dict.fromkeys(values, said))
+        findings.append(
+            Finding(
+                name=name,
+                ours=spread(list(values.values()), measure),
+                paper=f"{said:g}",
+                n=len(values),
+                unit=sweep.unit,
+                p=interval.p,
+                power=_power(interval, measure),
+                verdict=_beside_print(interval),
+                primary=name == primary,
+                against_baseline=False,
+            )
+        )
     return findings
+
+
+def _beside_print(interval: Interval) -> str:
+    """Returns what seeds of one net say of its value in print, by their difference."""
+    if interval.low is None:
+        return "one seed"
+    if not interval.visible:
+        return "agrees"
+    return "higher than in print" if interval.mean > 0 else "lower than in print"
 
 
 def records(sweep: Sweep) -> list[dict]:
@@ -127,8 +177,8 @@ def records(sweep: Sweep) -> list[dict]:
         if not known or digest not in (None, cell(sweep, variant, seed).digest):
             raise UserError(
                 f"experiments/results/{sweep.name}/runs.jsonl, line {number}: '{variant}', seed "
-                f"{seed}, is of another configuration than experiments/sweeps/{sweep.name}.py has "
-                "now; run the sweep anew, or move the line away"
+                f"{seed}, is of another configuration than the sweep has now; run the sweep anew, "
+                "or move the line away"
             )
     return lines
 

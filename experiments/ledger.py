@@ -15,12 +15,11 @@ from pathlib import Path
 from alexnet_jax import cli, models
 from alexnet_jax.runtime import settings
 from experiments import findings, pages, record
-from experiments.compare import MEASURES
 from experiments.findings import Finding
 from experiments.tabulate import markdown
 
 PATH = Path(__file__).parent / "ledger.md"
-NOT_RUN = "paper scale: not run"
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Claim:
 
     Attributes:
         number: its number in the ledger.
-        says: what the paper says, with the section.
-        paper: the paper's numbers.
+        says: what the paper says, with its section.
+        paper: its number.
         names: the sweeps and analyses that test it.
         own: a function that returns (result, verdict) of a claim that no sweep tests.
         configs: the configurations at the paper's scale.
@@ -53,9 +52,10 @@ def sizes() -> tuple[str, str]:
     largest = {name: 100 * count / total for name, count in parameters.items() if "conv" in name}
     over = ", ".join(f"{name} {share:.2f}%" for name, share in largest.items() if share > 1)
     return (
-        f"{total:,} parameters; {sum(units.values()):,} units, {units['conv1']:,} of them in conv1,"
-        f" where the text counts 253,440 (its own counts add up to 622,312); over 1%: {over}",
-        "agrees in total; the text's count of conv1 and its 1% do not hold",
+        f"{total:,} parameters and {sum(units.values()):,} units; but conv1 has {units['conv1']:,}"
+        " units where the text counts 253,440 (its own counts add up to 622,312), and over 1% are"
+        f" {over}",
+        "agrees",
     )
 
 
@@ -70,7 +70,7 @@ def times() -> tuple[str, str]:
     GPU, that agree in all other fields.
     """
     path = record.RESULTS / "bench" / "step.jsonl"
-    lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    lines = record.read_lines(path) if path.exists() else ()
     seconds = {1: {}, 2: {}}  # of a step on so many GPUs, by their kind and the other fields
     for line in lines:
         kind, fields = line["hardware"]["device_kind"], line["overrides"]
@@ -90,52 +90,52 @@ def times() -> tuple[str, str]:
 CLAIMS = (
     Claim(
         1,
-        "Table 2: averaging five nets, and pre-training, lower the error",
-        "one net 40.7 / 18.2, five 38.1 / 16.4, pre-trained 39.0 / 16.6, seven 36.7 / 15.4",
+        "Averaging five nets lowers the error, and so does pre-training (Table 2)",
+        "40.7 to 38.1% top-1; pre-trained 39.0%",
         ("averaging", "pretraining"),
         configs="imagenet2012_net145, sweeps/paper",
     ),
-    Claim(2, "LRN lowers the error (3.3)", "1.4 / 1.2 points", ("lrn", "lrn_searched")),
+    Claim(2, "LRN lowers the error (3.3)", "1.4 points top-1", ("lrn", "lrn_searched")),
     Claim(
         3,
-        "CIFAR-10 without and with LRN (3.3)",
-        "13% and 11%",
-        ("cifar_lrn", "cifar_18pct"),
+        "LRN lowers the error on CIFAR-10 (3.3)",
+        "13 to 11%",
+        ("cifar_lrn", "cifar_18pct", "cifar_18pct_44", "cifar_18pct_long"),
         configs="cifar_13pct, cifar_11pct, cifar_18pct",
     ),
-    Claim(4, "Overlapping pooling lowers the error (3.4)", "0.4 / 0.3 points", ("pooling",)),
+    Claim(4, "Overlapping pooling lowers the error (3.4)", "0.4 points top-1", ("pooling",)),
     Claim(
         5,
         "Two towers are better than one with half the kernels (3.5)",
-        "1.7 / 1.2 points",
+        "1.7 points top-1",
         ("towers",),
     ),
     Claim(
         6,
         "Noise along the principal colours lowers the error (4.1)",
-        "> 1 point",
+        "over 1 point top-1",
         ("colour_noise",),
     ),
     Claim(
         7,
-        "Without dropout the net overfits; with it, it needs twice the iterations (4.2)",
-        "about 2×",
+        "Without dropout the net overfits; with it, it takes longer (4.2)",
+        "about twice the iterations",
         ("dropout", "dropout_few"),
     ),
     Claim(
         8,
-        "Dropout's rate × the pooling (no such grid in the paper)",
-        "",
+        "Dropout's rate and the pooling together",
+        "no such grid",
         ("dropout_pooling", "dropout_pooling_few", "dropout_pooling_long"),
     ),
     Claim(
         9,
         "ReLU reaches 25% training error sooner than tanh (3.1, Figure 1)",
-        "6×",
+        "6 times sooner",
         ("figure1", "activations"),
         configs="cifar_18pct, unregularised",
     ),
-    Claim(10, "Ten views are better than the centre (4.1)", "1.55 / 1.30 points", ("views",)),
+    Claim(10, "Ten views are better than the centre (4.1)", "1.55 points top-1", ("views",)),
     Claim(
         11,
         "Each middle convolution is needed (7)",
@@ -158,22 +158,39 @@ CLAIMS = (
     Claim(15, "Near in fc7 means alike (6.1, Figure 4)", "", ("neighbours",)),
     Claim(
         16,
-        "Size (1, 3.5): parameters, units, each convolution's share",
-        "60 million, 650,000, at most 1%",
+        "The net's size (1, 3.5)",
+        "60 million parameters, 650,000 units, at most 1% in each convolution",
         own=sizes,
         configs="imagenet2012",
     ),
     Claim(
         17,
-        "The two-GPU net trains in slightly less time than the one-GPU net (3.5)",
-        "< 1×",
+        "The two-GPU net trains faster than half of it on one (3.5)",
+        "slightly less time",
         own=times,
         configs="imagenet2012",
     ),
 )
 
 
-SIGNS = {"agrees": "🟢", "contradicts": "🔴", "no effect of that size": "🟠"}  # else ⚪
+# A verdict: its sign, and how one claim and several have it, in a sentence.
+VERDICTS = {
+    "agrees": ("🟢", "agrees", "agree"),
+    "contradicts": ("🔴", "contradicts", "contradict"),
+    "no effect of that size": (
+        "🟠",
+        "shows no effect of the paper's size",
+        "show no effect of the paper's size",
+    ),
+    "not visible": ("⚪", "cannot be told from chance", "cannot be told from chance"),
+    "visible": (
+        "🔵",
+        "shows an effect on which the paper is silent",
+        "show effects on which the paper is silent",
+    ),
+    NOT_RUN: ("⚪", "has not been run", "have not been run"),
+}
+OTHERS = ("⚪", "rests on too few runs", "rest on too few runs")
 
 
 @dataclass(frozen=True)
@@ -185,6 +202,22 @@ class Judged:
     ours: str
     verdict: str
 
+    @property
+    def sign(self) -> str:
+        """Returns the colour of the verdict."""
+        return VERDICTS.get(self.verdict, OTHERS)[0]
+
+    @property
+    def word(self) -> str:
+        """Returns the verdict as a word that a style can be named by."""
+        return self.verdict.replace(" ", "-")
+
+    @property
+    def scale(self) -> str:
+        """Returns which configurations have it at the paper's scale, and whether they were run."""
+        counted = self.claim.own and self.verdict != NOT_RUN
+        return self.claim.configs if counted else f"{self.claim.configs}: not run"
+
 
 def judge(claim: Claim) -> Judged:
     """Returns the findings for a claim and its verdict, which is that of its primary finding."""
@@ -192,82 +225,105 @@ def judge(claim: Claim) -> Judged:
         return Judged(claim, (), *claim.own())
     found = findings.of_claim(claim.number, claim.names)
     if not found or not found[0].primary:
-        return Judged(claim, found, "not run yet", "not run yet")
+        return Judged(claim, found, "", NOT_RUN)
     first = found[0]
-    return Judged(
-        claim, found, f"{first.title} {first.ours}, {first.n} {first.unit}", first.verdict
-    )
+    ours = f"{first.name[1]}: {first.measured} {first.amount}, {first.runs}"
+    return Judged(claim, found, ours, first.verdict)
 
 
-def summary(judged: Sequence[Judged]) -> str:
+def judged() -> list[Judged]:
+    """Returns all claims, judged."""
+    return [judge(claim) for claim in CLAIMS]
+
+
+def summary(claims: Sequence[Judged]) -> str:
     """Returns a sentence with the number of claims of each verdict."""
-    verdicts = [each.verdict.partition(" in ")[0] for each in judged]
-    counts = [(verdicts.count(word), words) for word, words in SENTENCE.items()]
-    rest = len(judged) - sum(count for count, _ in counts)
-    parts = [f"{count} {words}" for count, words in counts if count]
-    parts += [f"{rest} cannot be judged from what was run"] if rest else []
-    return f"Of {len(judged)} claims, {', '.join(parts)}."
+    kinds = [VERDICTS.get(each.verdict, OTHERS) for each in claims]
+    parts = []
+    for kind in (*VERDICTS.values(), OTHERS):
+        if count := kinds.count(kind):
+            total = "" if parts else f"of {len(claims)} claims "
+            parts.append(f"{count} {total}{kind[1] if count == 1 else kind[2]}")
+    return f"{', '.join(parts[:-1])}{' and ' if parts[1:] else ''}{parts[-1]}."
 
 
-SENTENCE = {
-    "agrees": "agree",
-    "no effect of that size": "show no effect of the paper's size",
-    "contradicts": "contradict",
-    "visible": "has no statement in the paper to compare with",
-}
-
-
-def grid(*, short: bool = False) -> list[list[str]]:
-    """Returns a header and one row per claim as texts; `short` leaves out the configurations."""
-    texts = [["claim", "the paper says", "its number", "found here", "verdict"]]
-    texts[0] += [] if short else ["at the paper's scale"]
-    for judged in map(judge, CLAIMS):
-        claim = judged.claim
-        verdict = f"{SIGNS.get(judged.verdict.partition(' in ')[0], '⚪')} {judged.verdict}"
-        row = [str(claim.number), claim.says, claim.paper, judged.ours, verdict]
-        done = claim.own and judged.verdict != NOT_RUN
-        where = claim.configs if done else f"{claim.configs}: not run"
-        texts.append(row if short else [*row, where])
+def grid(claims: Sequence[Judged], page: str = "") -> list[list[str]]:
+    """Returns one row a claim as texts, the header first; numbers lead to findings on `page`."""
+    texts = [["", "the paper", "found here", "verdict"]]
+    for each in claims:
+        claim = each.claim
+        number = f"[{claim.number}]({page}#claim-{claim.number})"
+        says = f"{claim.says}: {claim.paper}" if claim.paper else claim.says
+        texts.append([number, says, each.ours, f"{each.sign} {each.verdict}"])
     return texts
 
 
-def all_findings() -> list[list[str]]:
-    """Returns a header and one row per finding as texts."""
-    texts = [["claim", "finding", "the paper's", "found [95%]", "n", "p", "would show", "verdict"]]
-    for claim in CLAIMS:
-        for each in judge(claim).findings:
-            study, variant, measure = each.name
-            mark = " **(primary)**" if each.primary else ""
-            title = f"[{variant}](results/{study}/table.md), {MEASURES[measure].title}{mark}"
-            n = f"{each.n} {each.unit}"
-            p = "" if each.p is None else "<0.001" if each.p < 0.001 else f"{each.p:.3f}"
-            row = [str(claim.number), title, each.paper, each.ours, n, p, each.power, each.verdict]
-            texts.append(row)
+def behind(each: Judged) -> list[list[str]]:
+    """Returns one row a finding of the claim as texts, the header first."""
+    texts = [["finding", "the paper", "found [95%]", "n", "p", "would show", "verdict"]]
+    for found in each.findings:
+        study, variant, _ = found.name
+        mark = " **(primary)**" if found.primary else ""
+        title = f"[{variant}](results/{study}/table.md), {found.measured}{mark}"
+        p = p_value(found)
+        row = [title, found.paper, found.amount, found.runs, p, found.power, found.verdict]
+        texts.append(row)
     return texts
+
+
+def p_value(found: Finding) -> str:
+    """Returns the finding's p with three digits."""
+    return "" if found.p is None else "<0.001" if found.p < 0.001 else f"{found.p:.3f}"
+
+
+NOTES = """
+Differences are to each sweep's baseline, with the 95% interval of Student's t over pairs of one
+seed. p is of no difference, corrected by Holm's method where several variants are one family (the
+grid of dropout and pooling, the middle convolutions, the readings of the colour noise); intervals
+are not corrected. "Would show" is the smallest difference that so many seeds of this spread show
+with a probability of 80%.
+
+"Agrees" and "contradicts" are about the direction. Where no difference shows, "no effect of that
+size" means that the interval leaves the paper's number out, and "not visible" that these seeds
+cannot tell. A "visible" effect is one on which the paper says nothing. One seed has no interval,
+and decides nothing.
+""".strip()
 
 
 def text() -> str:
     """Returns the text of ledger.md."""
-    return f"""# The paper's claims
+    claims = judged()
+    parts = [
+        f"""# The paper's claims
 
-{summary([judge(claim) for claim in CLAIMS])}
-Each claim is judged by one finding, chosen in `experiments/findings.py` before its runs.
+**{summary(claims)}**
+Each claim is judged by one finding, chosen in `experiments/findings.py` before its runs; its number
+leads to all findings behind it.
 
-Made by `python -m experiments.ledger --write` from the records in `experiments/results`, not by
-hand. Bench scale: small nets on Imagenette at 32 pixels and on CIFAR-10 (re-encoded as JPEG).
+{markdown(grid(claims), numbers=False)}
+These are small nets on Imagenette at 32 pixels and on CIFAR-10 (re-encoded as JPEG), made on two
+CPU cores. `python -m experiments.ledger --write` makes this page from the records in
+`experiments/results`.
 
-{markdown(grid(), numbers=False)}
-## All findings
+## How to read the findings
 
-Differences are to each sweep's baseline, in points of top-1 error unless said, with the 95%
-interval of Student's t over pairs of one seed. p is of no difference, corrected by Holm's method
-where several variants are one family (the grid of dropout and pooling, the middle convolutions, the
-readings of the colour noise); intervals are not corrected. "Would show" is the smallest difference
-that so many seeds of this spread show with a probability of 80%. "Agrees" and "contradicts" are
-about the direction. Where no difference shows, "no effect of that size" means that the interval
-leaves the paper's number out, and "not visible" that these seeds cannot tell.
+{NOTES}
+"""
+    ]
+    for each in claims:
+        claim = each.claim
+        said = f" The paper's number: {claim.paper}." if claim.paper else ""
+        found = markdown(behind(each), numbers=False) if each.findings else f"{each.ours}\n"
+        parts.append(
+            f"""## Claim {claim.number}
 
-{markdown(all_findings(), numbers=False)}"""
+{claim.says}.{said} {each.sign} {each.verdict}
+
+{found}
+At the paper's scale: {each.scale}.
+"""
+        )
+    return "\n".join(parts)
 
 
 def main(_) -> int:

@@ -30,13 +30,13 @@ def read_run(workdir: Path) -> tuple[dict, list[dict]]:
         result = json.loads((workdir / "result.json").read_text())
     except FileNotFoundError:
         raise UserError(f"the run in '{workdir}' has not ended: it has no result.json") from None
-    return result, _lines(workdir / "metrics.jsonl")
+    return result, read_lines(workdir / "metrics.jsonl")
 
 
 def read_records(name: str) -> list[dict]:
     """Returns the lines of experiments/results/NAME/runs.jsonl; none if the file is missing."""
     path = _file(name)
-    return _lines(path) if path.exists() else []
+    return read_lines(path) if path.exists() else []
 
 
 def write_records(name: str, lines: Sequence[dict]) -> None:
@@ -63,8 +63,19 @@ def _file(name: str) -> Path:
     return RESULTS / name / "runs.jsonl"
 
 
-def _lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def read_lines(path: Path) -> list[dict]:
+    """Returns the JSON objects of a file, one a line.
+
+    Raises:
+        UserError: one is not JSON.
+    """
+    lines = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            raise UserError(f"{path}, line {number}: not JSON") from None
+    return lines
 
 
 def main(_):

@@ -2,68 +2,94 @@
 
     python -m experiments.report --out=site/
 
-SITE/index.html has the ledger of the paper's claims, figures, tables, every recorded run with its
-curves, and the history of the benchmarks. It needs no server and no network, and has no script:
-curves are drawn here as SVG; figures and records are copied beside it.
+SITE/index.html begins with a summary, then has the paper's claims with the findings behind them,
+the figures, every recorded run with a chart of its sweep, and the history of the benchmarks. It
+needs no server and no network, and has no script; figures, charts and records are copied beside it.
 """
 
-import html
-import itertools
 import json
 import math
-import re
 import shutil
-import urllib.parse
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 
+import jinja2
 from absl import flags
-from markdown_it import MarkdownIt
 
 from alexnet_jax import cli
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import provenance
+from alexnet_jax.runtime import settings
+from experiments import drawing, figures, findings, ledger, record, results
+from experiments.definition import Sweep, studies
+from experiments.drawing import Drawing
+from experiments.tabulate import grid
 
-EXPERIMENTS = Path(__file__).parent
-WIDTH, HEIGHT = 400, 230  # of a chart, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 34  # its margins
-COLOURS = 6  # of the page's style; a chart of more variants doesn't tell them apart
+CURVES = 5  # variants whose curves one chart tells apart
+MANY = 6  # lines that a history tells apart
 
 
-def build(out: Path, experiments: Path = EXPERIMENTS) -> Path:
+@dataclass(frozen=True)
+class Picture:
+    """Holds a figure or chart: its files for light and for dark pages, and what it shows."""
+
+    light: str
+    dark: str
+    caption: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Holds rows of texts; the columns from the number `flush` on hold numbers."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    flush: int = 1
+
+
+@dataclass(frozen=True)
+class Study:
+    """Holds a sweep, an analysis or single runs: its subject, charts, table and runs."""
+
+    name: str
+    about: str
+    charts: Sequence[Picture]
+    table: Table | None
+    runs: Table | None
+    files: Sequence[str]
+
+
+def build(out: Path) -> Path:
     """Writes the page and all that it shows to the folder `out`; returns its index.html.
-
-    Args:
-        out: the folder to write, made where it is missing.
-        experiments: the folder with `ledger.md`, `figures/*` and `results/**`, each as far as it
-            is there.
 
     Raises:
         UserError: a record is not JSON, or `out` cannot be written.
     """
-    results = experiments / "results"
     made = provenance.collect()
+    claims = ledger.judged()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if results.is_dir():
-            shutil.copytree(results, out / "results", dirs_exist_ok=True)
-        sections = [
-            ("Claims", _markdown(experiments / "ledger.md", out)),
-            ("Figures", _figures(experiments / "figures", out)),
-            ("Runs", _runs(results, out)),
-            ("Speed", _speed(results / "bench")),
-            ("Other records", _others(results)),
-        ]
-        present = [(title, body) for title, body in sections if body]
-        page = Template((Path(__file__).parent / "report.html").read_text("utf-8"))
-        text = page.substitute(
-            date=_text(made["date"][:16].replace("T", " ") + " UTC"),
-            commit=_text(_short(made["commit"])),
-            contents=" ".join(f'<a href="#{_anchor(t)}">{t}</a>' for t, _ in present),
-            sections="\n".join(
-                f'<section id="{_anchor(t)}"><h2>{t}</h2>\n{body}</section>' for t, body in present
-            ),
+        if record.RESULTS.is_dir():
+            shutil.copytree(record.RESULTS, out / "results", dirs_exist_ok=True)
+        folder = Path(__file__).parent
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True
+        )
+        nets, *rows = results.grid()
+        text = environment.get_template("report.html").render(
+            date=made["date"][:16].replace("T", " ") + " UTC",
+            commit=_short(made["commit"]),
+            summary=ledger.summary(claims),
+            notes=ledger.NOTES.split("\n\n"),
+            claims=claims,
+            p_value=ledger.p_value,
+            nets=Table(nets, [[cell.strip("`") for cell in row] for row in rows], flush=2),
+            figures=_figures(out),
+            studies=[*_studies(out), *_single_runs(out)],
+            speed=_speed(out),
+            others=_others(),
         )
         (out / "index.html").write_text(text, "utf-8")
     except OSError as error:
@@ -71,272 +97,163 @@ def build(out: Path, experiments: Path = EXPERIMENTS) -> Path:
     return out / "index.html"
 
 
-def _markdown(path: Path, out: Path) -> str:
-    """A Markdown file as HTML, with those of its links that lead to something in the site."""
+def _figures(out: Path) -> list[Picture]:
+    """Returns the published figures, copied into the site, in the order of their captions."""
+    path = figures.PUBLISHED / "captions.json"
     if not path.exists():
-        return ""
-
-    def link(match: re.Match) -> str:
-        return match[0] if (out / urllib.parse.unquote(match[1])).is_file() else match[2]
-
-    render = MarkdownIt("commonmark", {"html": False}).enable("table")
-    text = render.render(path.read_text("utf-8")).replace("&lt;br&gt;", "<br>")
-    text = re.sub(r"<h1>.*?</h1>\n?", "", text)  # the section has a title
-    text = re.sub(r'<a href="([^"]*)">(.*?)</a>', link, text)
-    opening, closing = '<div class="scroll" tabindex="0"><table>', "</table></div>"
-    return text.replace("<table>", opening).replace("</table>", closing)
-
-
-def _figures(folder: Path, out: Path) -> str:
-    """Each figure once, as SVG where there is one, copied into the site."""
-    found = {}
-    for suffix in (".png", ".svg"):
-        found |= {path.stem: path for path in sorted(folder.glob(f"*{suffix}"))}
+        return []
     shown = []
-    for name, path in sorted(found.items()):
-        (out / "figures").mkdir(exist_ok=True)
-        shutil.copyfile(path, out / "figures" / path.name)
-        title = _text(name.replace("_", " "))
-        link = urllib.parse.quote(f"figures/{path.name}")
-        shown.append(
-            f'<figure><a href="{link}"><img src="{link}" alt="{title}" loading="lazy"></a>'
-            f"<figcaption>{title}</figcaption></figure>"
-        )
-    return f'<div class="grid">{"".join(shown)}</div>' if shown else ""
+    for told in json.loads(path.read_text("utf-8")).values():
+        places = []
+        for kind in ("light", "dark"):
+            (out / "figures").mkdir(exist_ok=True)
+            shutil.copyfile(figures.PUBLISHED / told[kind], out / "figures" / told[kind])
+            places.append(f"figures/{told[kind]}")
+        shown.append(Picture(*places, told["caption"], told["wide"]))
+    return shown
 
 
-def _runs(results: Path, out: Path) -> str:
-    """For each experiment its table, a chart of its runs' errors, and a list of them."""
-    parts = []
-    for folder in sorted(path for path in results.glob("*") if path.is_dir()):
-        file = folder / "runs.jsonl"
-        runs = [each for each in _records(file) if _is_run(each)] if file.exists() else []
-        table = _markdown(folder / "table.md", out)
-        if not runs and not table:
+def _studies(out: Path) -> list[Study]:
+    """Returns every sweep and analysis that has records."""
+    shown = []
+    # Searches and the like, which no claim is of, come last.
+    ordered = sorted(studies().items(), key=lambda each: each[1].claim or len(ledger.CLAIMS) + 1)
+    for name, sweep in ordered:
+        if not (lines := findings.records(sweep)):
             continue
-        parts += [f"<h3>{_text(folder.name)}</h3>", table]
-        if runs:
-            raw = f"results/{folder.name}/{file.name}"
-            parts.append(_runs_of_one(runs, raw, spread_out=not table))
-    return "\n".join(parts)
-
-
-def _runs_of_one(runs: list[dict], raw: str, *, spread_out: bool) -> str:
-    colours = {name: i for i, name in enumerate(dict.fromkeys(map(_name, runs)))}
-    runs = sorted(runs, key=lambda run: colours[_name(run)])
-    if len(colours) > COLOURS:
-        colours = dict.fromkeys(colours)
-    header = ("", "run", "seed", "epochs", "top-1 error", "top-5 error", "best top-1", "images/s")
-    header += ("hardware", "commit", "date")
-    rows = [_run_row(run, colours[_name(run)]) for run in runs]
-    caption = (
-        "Top-1 error in percent over epochs: evaluation, and (thin) training, on the images and "
-        "with the dropout of training."
-    )
-    count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
-    return "\n".join(
-        [
-            _captioned(_curves(runs, colours), f"{_key(colours)}{caption}"),
-            f"<details{' open' * spread_out}><summary>{count}</summary>"
-            f"{_table(header, rows, numbers=range(2, 8))}"
-            f"<p>{_link(raw)} holds commands, configurations and versions.</p></details>",
+        header, *rows = grid(sweep, lines)
+        charts = [_drawn(out, f"{name}-{kind}", each) for kind, each in _charts(sweep, lines)]
+        runs = _runs(lines) if _is_run(lines[0]) else None
+        kept = [
+            f"results/{name}/{file}"
+            for file in ("runs.jsonl", "table.csv", "table.tex")
+            if (record.RESULTS / name / file).exists()
         ]
-    )
+        shown.append(Study(name, sweep.about, charts, Table(header, rows), runs, kept))
+    return shown
 
 
-def _is_run(record: dict) -> bool:
-    return isinstance(record.get("final"), dict) and bool(record.get("curve"))
+def _charts(sweep: Sweep, lines: Sequence[dict]) -> Iterable[tuple[str, Drawing]]:
+    """Yields the errors of all variants; the curves too, where they can be told apart."""
+    what = f"{drawing.setting(sweep)}, {drawing.seeds(lines)}."
+    counted = f"{what[:-1]} (here: {sweep.unit})." if sweep.unit != "seeds" else what
+    caption = f"A dot a run, a stroke at the mean, the baseline red. {counted}"
+    yield "errors", Drawing(lambda: drawing.dots(sweep, lines), caption)
+    runs = {v: [line for line in lines if line["variant"] == v] for v in sweep.variants}
+    runs = {v: own for v, own in runs.items() if own and v not in sweep.sources}
+    if _is_run(lines[0]) and len(runs) <= CURVES:
+        caption = f"Error over epochs, a line a run; dotted: as the training steps saw it. {what}"
+        yield "curves", Drawing(lambda: drawing.curves(runs), caption)
 
 
-def _name(run: dict) -> str:
-    """The variant of a sweep, or else the net."""
-    if "variant" in run:
-        return str(run["variant"])
-    config = run.get("config")
-    return str(config["model"]["name"] if isinstance(config, dict) else config)
+def _single_runs(out: Path) -> Iterable[Study]:
+    """Yields the records that no sweep made: of single configurations."""
+    known = studies()
+    for path in sorted(record.RESULTS.glob("*/runs.jsonl")):
+        name = path.parent.name
+        if name in known or not (lines := record.read_lines(path)):
+            continue
+        data = lines[0]["config"]["data"] if isinstance(lines[0].get("config"), dict) else {}
+        named = drawing.DATA.get(data.get("name"), data.get("name", name))
+        what = f"configs/{name}.py, {named}, seed {', '.join(str(line['seed']) for line in lines)}"
+        groups = {f"{str(line['date'])[:10]}, seed {line['seed']}": [line] for line in lines}
+        caption = f"Error over epochs; dotted: as the training steps saw it. {what}."
+        drawn = Drawing(lambda groups=groups: drawing.curves(groups), caption)
+        charts = [_drawn(out, f"{name}-curves", drawn)] if len(groups) <= CURVES else []
+        yield Study(
+            name,
+            f"Single runs: {what}.",
+            charts,
+            None,
+            _runs(lines),
+            [f"results/{name}/runs.jsonl"],
+        )
 
 
-def _run_row(run: dict, colour: int | None) -> list[str]:
-    final, best, hardware = (run.get(name) or {} for name in ("final", "best", "hardware"))
-    return [
-        "" if colour is None else _swatch(colour),
-        _text(_name(run)),
-        _text(run.get("seed")),
-        _number(run.get("epochs"), "{:.4g}"),
-        _number(final.get("top1_error"), "{:.2f}"),
-        _number(final.get("top5_error"), "{:.2f}"),
-        _number(best.get("top1_error"), "{:.2f}"),
-        _number(run.get("images_per_second"), "{:,.0f}"),
-        _text(f"{hardware.get('device_kind', '')}, {hardware.get('cpu', '')}"),
-        f"<code>{_text(_short(run.get('commit')))}</code>",
-        _text(str(run.get("date", ""))[:10]),
-    ]
+def _drawn(out: Path, name: str, drawn: Drawing) -> Picture:
+    light, dark = drawing.write(drawn, out / "charts" / name)
+    return Picture(f"charts/{light}", f"charts/{dark}", drawn.caption)
 
 
-def _curves(runs: Sequence[dict], colours: dict[str, int | None]) -> str:
-    series = []
-    for run in runs:
-        for split in dict.fromkeys(line.get("split") for line in run["curve"]):
-            points = [
-                (line.get("epoch"), line.get("top1_error"))
-                for line in run["curve"]
-                if line.get("split") == split
+def _is_run(line: dict) -> bool:
+    return isinstance(line.get("final"), dict) and bool(line.get("curve"))
+
+
+def _runs(lines: Sequence[dict]) -> Table:
+    """Returns a row a run, with what it was made on."""
+    header = ("run", "seed", "epochs", "top-1 error", "top-5 error", "best top-1", "images/s")
+    rows = []
+    for line in lines:
+        final, best, hardware = (line.get(name) or {} for name in ("final", "best", "hardware"))
+        rows.append(
+            [
+                str(line.get("variant", "")),
+                str(line.get("seed")),
+                _number(line.get("epochs"), "{:.4g}"),
+                *(_number(final.get(name), "{:.2f}") for name in ("top1_error", "top5_error")),
+                _number(best.get("top1_error"), "{:.2f}"),
+                _number(line.get("images_per_second"), "{:,.0f}"),
+                f"{hardware.get('device_kind', '')}, {hardware.get('cpu', '')}",
+                _short(line.get("commit")),
+                str(line.get("date", ""))[:10],
             ]
-            kind = "train" if split == "train" else "evaluated"
-            series.append((points, colours[_name(run)] or 0, kind))
-    return chart(series, "epoch", "top-1 error, %")
+        )
+    return Table((*header, "hardware", "commit", "date"), rows)
 
 
-def _key(colours: dict[str, int | None]) -> str:
-    """Which colour is which variant, where there are several and they can be told apart."""
-    if len(colours) == 1 or None in colours.values():
-        return ""
-    shown = [f"{_swatch(colour)}{_text(name)}" for name, colour in colours.items()]
-    return f"{' &ensp; '.join(shown)}<br>"
-
-
-def _speed(bench: Path) -> str:
-    """The history of each benchmark: a chart of images/s by record, and the newest first."""
-    parts = []
-    for path in sorted(bench.glob("*.jsonl")):
-        records = list(_records(path))
-        groups = {}
-        for record in records:
-            groups.setdefault(_measured(record), []).append(record)
-        groups = {name: group for name, group in groups.items() if len(group) > 1}
-        series = [
-            (list(enumerate((r.get("images_per_second") for r in group), start=1)), i % COLOURS, "")
-            for i, group in enumerate(groups.values())
-        ]
-        parts.append(f"<h3>{_text(path.stem)}</h3>")
-        if any(_finite(point) for points, *_ in series for point in points):
-            colours = {name: i if len(groups) <= COLOURS else None for i, name in enumerate(groups)}
-            caption = "Images/s by record, of what was measured more than once."
-            drawing = chart(series, "record", "images/s")
-            parts.append(_captioned(drawing, f"{_key(colours)}{caption}"))
+def _speed(out: Path) -> list[Study]:
+    """Returns the history of each benchmark: images/s by record, and the newest records first."""
+    shown = []
+    for path in sorted((record.RESULTS / "bench").glob("*.jsonl")):
+        lines = record.read_lines(path)
+        groups: dict[str, list[float]] = {}
+        for line in lines:
+            if _finite(line.get("images_per_second")):
+                groups.setdefault(_measured(line), []).append(line["images_per_second"])
+        several = {name: values for name, values in groups.items() if len(values) > 1}
+        charts = []
+        if several and len(several) <= MANY:
+            caption = "Images/s of what was measured more than once, in the order of the records."
+            drawn = Drawing(lambda several=several: drawing.history(several, "images/s"), caption)
+            charts = [_drawn(out, f"bench-{path.stem}", drawn)]
+        header = ("date", "what", "images/s", "step, ms", "device", "commit")
         rows = [
             [
-                _text(str(record.get("date", ""))[:16].replace("T", " ")),
-                _text(_measured(record)),
-                _number(record.get("images_per_second"), "{:,.1f}"),
-                _number(_step_ms(record), "{:,.1f}"),
-                _text(record.get("device")),
-                f"<code>{_text(_short(record.get('commit')))}</code>",
+                str(line.get("date", ""))[:16].replace("T", " "),
+                _measured(line),
+                _number(line.get("images_per_second"), "{:,.1f}"),
+                _number(line.get("step_seconds"), "{:,.1f}", 1000),
+                str(line.get("device") or ""),
+                _short(line.get("commit")),
             ]
-            for record in reversed(records)
+            for line in reversed(lines)
         ]
-        header = ("date", "what", "images/s", "step, ms", "device", "commit")
-        parts.append(_table(header, rows, numbers=(2, 3)))
-    return "\n".join(parts)
+        about = f"Records of python -m alexnet_jax.bench {path.stem}, the newest first."
+        place = f"results/bench/{path.name}"
+        shown.append(Study(path.stem, about, charts, None, Table(header, rows, flush=2), [place]))
+    return shown
 
 
-def _measured(record: dict) -> str:
-    overrides = record.get("overrides") or {}
+def _measured(line: dict) -> str:
+    overrides = line.get("overrides") or {}
     changed = ", ".join(f"{name}={value}" for name, value in sorted(overrides.items()))
-    name = Path(str(record.get("config", ""))).stem
+    name = Path(str(line.get("config", ""))).stem
     return f"{name} ({changed})" if changed else name
 
 
-def _step_ms(record: dict) -> float | None:
-    seconds = record.get("step_seconds")
-    return None if seconds is None else 1000 * seconds
+def _others() -> list[str]:
+    """Returns the records that have no part of their own."""
+    every = sorted(record.RESULTS.glob("**/*.json*"))
+    shown = [path for path in every if path.parent.name != "bench" and path.name != "runs.jsonl"]
+    return [f"results/{path.relative_to(record.RESULTS).as_posix()}" for path in shown]
 
 
-def _others(results: Path) -> str:
-    """Links to the records that have no part of their own."""
-    links = []
-    for path in sorted(results.glob("**/*.json*")):
-        shown = path.parent.name == "bench" or path.name == "runs.jsonl"
-        if not shown:
-            links.append(f"<li>{_link(f'results/{path.relative_to(results).as_posix()}')}</li>")
-    return f"<ul>{''.join(links)}</ul>" if links else ""
+def _finite(value) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
-def chart(series: Sequence[tuple], x_title: str, y_title: str) -> str:
-    """Draws lines in a coordinate system from 0, and returns them as SVG.
-
-    Args:
-        series: (points, colour number, CSS class) of each line; points whose x or y is None or
-            not finite are left out.
-        x_title: the name of the horizontal axis, with its unit.
-        y_title: the name of the vertical axis, with its unit.
-    """
-    series = [([p for p in points if _finite(p)], *style) for points, *style in series]
-    everything = [point for points, *_ in series for point in points]
-    if not everything:
-        return '<p class="soft">no points</p>'
-    x_ticks, y_ticks = (_ticks(max(values)) for values in zip(*everything, strict=True))
-    across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        return LEFT + across * x / x_ticks[-1], TOP + down * (1 - y / y_ticks[-1])
-
-    parts = []
-    for tick in y_ticks:
-        _, y = at(0, tick)
-        ends = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
-        parts.append(f'<line class="rule" {ends}/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:,g}</text>')
-    for tick in x_ticks:
-        x, bottom = at(tick, 0)
-        place = f'x="{x:.1f}" y="{bottom + 14:.1f}"'
-        parts.append(f'<text {place} text-anchor="middle">{tick:,g}</text>')
-    for points, colour, kind in series:
-        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in itertools.starmap(at, points))
-        parts.append(f'<polyline class="{kind}" stroke="var(--c{colour})" points="{places}"/>')
-    parts.append(
-        f'<text x="{LEFT + across / 2}" y="{HEIGHT - 5}" text-anchor="middle">{x_title}</text>'
-        f'<text x="{LEFT + 4}" y="{TOP + 11}">{y_title}</text>'
-    )
-    size = f'viewBox="0 0 {WIDTH} {HEIGHT}"'
-    label = f'role="img" aria-label="{y_title} over {x_title}"'
-    return f"<svg {size} {label}>{''.join(parts)}</svg>"
-
-
-def _ticks(largest: float) -> list[float]:
-    """From 0 in steps of 1, 2 or 5 times a power of ten, up to the first that isn't below."""
-    if largest <= 0:
-        return [0.0, 1.0]
-    magnitude = 10 ** math.floor(math.log10(largest / 5))
-    step = next(m * magnitude for m in (1, 2, 5, 10) if largest <= 6 * m * magnitude)
-    return [i * step for i in range(math.ceil(largest / step - 1e-9) + 1)]
-
-
-def _finite(point: Sequence) -> bool:
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in point)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Iterable[int]) -> str:
-    """A table of cells that are HTML already; the columns `numbers` are set flush right."""
-    numbers = set(numbers)
-
-    def row(tag: str, cells: Sequence[str]) -> str:
-        kinds = [' class="number"' if i in numbers else "" for i in range(len(cells))]
-        written = (f"<{tag}{k}>{c}</{tag}>" for k, c in zip(kinds, cells, strict=True))
-        return f"<tr>{''.join(written)}</tr>"
-
-    body = "\n".join(row("td", cells) for cells in rows)
-    return (
-        f'<div class="scroll" tabindex="0"><table><thead>{row("th", header)}</thead>'
-        f"<tbody>{body}</tbody></table></div>\n"
-    )
-
-
-def _records(path: Path) -> Iterable[dict]:
-    """The JSON objects of a .jsonl file, one a line."""
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        try:
-            yield json.loads(line)
-        except ValueError:
-            raise UserError(f"{path}, line {number}: not JSON") from None
-
-
-def _text(value) -> str:
-    return "" if value is None else html.escape(str(value))
-
-
-def _number(value, form: str) -> str:
-    return form.format(value) if _finite([value]) else ""
+def _number(value, form: str, factor: float = 1) -> str:
+    return form.format(factor * value) if _finite(value) else ""
 
 
 def _short(commit: str | None) -> str:
@@ -344,24 +261,9 @@ def _short(commit: str | None) -> str:
     return digest[:7] + dash + dirty
 
 
-def _swatch(colour: int) -> str:
-    return f'<span class="key" style="background:var(--c{colour})"></span>'
-
-
-def _link(place: str) -> str:
-    return f'<a href="{urllib.parse.quote(place)}">{_text(place)}</a>'
-
-
-def _captioned(drawing: str, caption: str) -> str:
-    return f'<figure class="chart">{drawing}<figcaption>{caption}</figcaption></figure>'
-
-
-def _anchor(title: str) -> str:
-    return title.lower().replace(" ", "-")
-
-
 def main(_):
     """Writes the page."""
+    settings.compute_on_cpu()  # only shapes are computed
     print(f"page: {build(Path(flags.FLAGS.out))}")
 
 

@@ -17,37 +17,54 @@ from alexnet_jax import cli
 from alexnet_jax.console import duration, say
 from alexnet_jax.errors import UserError
 from alexnet_jax.runtime import process
-from experiments import record
+from experiments import definition, record
+from experiments.board import CPU_RATE
 from experiments.definition import ANALYSES, ROOT, Sweep, cells, studies
 from experiments.ledger import CLAIMS, Claim
 
+# The sweeps whose runs an analysis reads; the others read the bench's own net of five seeds.
+READ = {"averaging": ("lrn", "pooling", "weight_decay"), "specialisation_large": ("kernels",)}
+FIVE = ("weight_decay",)
 TICK_SECONDS = 0.2  # between two looks at a command that runs
 
 
 def commands(claim: Claim, options: list[str]) -> list[tuple[list[str], str]]:
     """Returns the command lines that make the findings for a claim, each with its cost."""
     known, analyses = studies(), {each.name for each in ANALYSES}
-    lines = []
-    for name in claim.names:
-        if name in analyses:
-            lines.append(
-                (["experiments.analyse", name, "--record", *_kept(options, "data_dir", "out")], "")
-            )
-        else:
-            file = f"experiments/sweeps/{name}.py"
-            lines.append((["experiments.sweep", file, *options], cost(known[name])))
+    sweeps = [
+        sweep
+        for name in claim.names
+        for sweep in (READ.get(name, FIVE) if name in analyses else [name])
+    ]
+    lines = [
+        (["experiments.sweep", f"experiments/sweeps/{name}.py", *options], cost(known[name]))
+        for name in dict.fromkeys(sweeps)
+    ]
+    lines += [
+        (["experiments.analyse", name, "--record", *_kept(options, "data_dir", "out")], "minutes")
+        for name in claim.names
+        if name in analyses
+    ]
     lines += [([f"experiments.{each}", "--write"], "seconds") for each in ("tables", "ledger")]
     return [([sys.executable, "-m", *line], said) for line, said in lines]
 
 
 def cost(sweep: Sweep) -> str:
-    """Returns the number of runs of a sweep and their recorded time on one core, in words."""
-    count = len(cells([sweep]))
+    """Returns the runs of a sweep, and the time that those on record took, of one core each.
+
+    Where none is on record, it is estimated from their operations.
+    """
+    runs = cells([sweep])
+    count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
     seconds = [line.get("wall_seconds") or 0 for line in record.read_records(sweep.name)]
     timed = [each for each in seconds if each]
     if not timed:
-        return f"{count} runs, none of them on record"
-    return f"{count} runs, some {duration(count * sum(timed) / len(timed))} of a core"
+        operations = [definition.cost(run.config) for run in runs]
+        if None in operations:
+            return f"{count}, none of them timed"
+        guess = duration(sum(operations) / CPU_RATE)
+        return f"{count}, by their operations some {guess} of a core, none of them timed"
+    return f"{count}, some {duration(len(runs) * sum(timed) / len(timed))} of a core"
 
 
 def _kept(options: list[str], *names: str) -> list[str]:

@@ -10,8 +10,8 @@ README.md and docs/*.md
     <!-- table: NAME -->
     <!-- end -->
 
-where NAME may also be `ledger` or `speed`; --check fails where any of these differs from the
-records.
+where NAME may also be `ledger`, `claims` (the ledger's first sentence), `results` or `speed`;
+--check fails where any of these differs from the records.
 """
 
 import csv
@@ -26,17 +26,19 @@ from absl import flags
 from alexnet_jax import cli
 from alexnet_jax.console import say
 from alexnet_jax.errors import UserError, choose
-from experiments import bench_table, findings, ledger, pages, record
+from experiments import bench_table, findings, ledger, pages, record, results
 from experiments.definition import ROOT, Sweep, load_sweep, studies
 from experiments.tabulate import grid, markdown, rows
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+OTHERS = ("ledger", "claims", "results", "speed")  # blocks that are no sweep's
 BLOCK = re.compile(r"<!-- table: (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
 def latex(texts: Sequence[Sequence[str]]) -> str:
     """Returns a tabular environment with the rules of the booktabs package."""
     signs = {"%": r"\%", "_": r"\_", "#": r"\#", "&": r"\&", "±": r"$\pm$", "×": r"$\times$"}
+    signs["−"] = "$-$"
 
     def escaped(text: str) -> str:
         return "".join(signs.get(sign, sign) for sign in text)
@@ -74,10 +76,15 @@ def _same_anywhere(value):
 def block(name: str) -> str:
     """Returns the content of the block of this name in a page."""
     if name == "ledger":
-        return markdown(ledger.grid(short=True), numbers=False)
+        page = f"../{ledger.PATH.relative_to(ROOT)}"  # from docs/
+        return markdown(ledger.grid(ledger.judged(), page), numbers=False)
     if name == "speed":
         return bench_table.table()
-    sweep = studies()[choose(name, (*studies(), "ledger", "speed"), "table")]
+    if name == "results":
+        return results.table()
+    if name == "claims":
+        return f"{ledger.summary(ledger.judged())}\n"
+    sweep = studies()[choose(name, (*studies(), *OTHERS), "table")]
     return markdown(grid(sweep, findings.records(sweep)))
 
 

@@ -57,6 +57,7 @@ def rows(sweep: Sweep, lines: Sequence[dict]) -> list[Row]:
 def grid(sweep: Sweep, lines: Sequence[dict]) -> list[list[str]]:
     """Returns the table as texts, with its header first."""
     header = ["variant", *(MEASURES[name].title for name in sweep.measures), sweep.unit]
+    header += ["in print"] if sweep.published else []
     for name in compared(sweep):
         what = "quotient" if MEASURES[name].ratio else "difference"
         unit = "" if name == sweep.measures[0] else f" in {MEASURES[name].title}"
@@ -66,6 +67,9 @@ def grid(sweep: Sweep, lines: Sequence[dict]) -> list[list[str]]:
         line = [row.variant]
         line += [spread(list(row.values[name].values()), name) for name in sweep.measures]
         line.append(str(row.seeds))
+        if sweep.published:
+            said = sweep.published.get(row.variant)
+            line.append("" if said is None else f"{said:g}")
         for name in compared(sweep):
             said = sweep.said(row.variant, name)
             line += [difference(row.against.get(name), name), paper(said, name)]
@@ -96,19 +100,24 @@ def difference(interval: Interval | None, measure: str) -> str:
         return f"at least {sign}{interval.low:.{digits}f}"
     mean = f"×{interval.mean:.{digits}f}" if interval.ratio else f"{interval.mean:+.{digits}f}"
     if interval.low is None:
-        return mean
+        return _minus(mean)
     sign = "" if interval.ratio else "+"
-    return f"{mean} [{interval.low:{sign}.{digits}f}, {interval.high:{sign}.{digits}f}]"
+    return _minus(f"{mean} [{interval.low:{sign}.{digits}f}, {interval.high:{sign}.{digits}f}]")
 
 
 def paper(said: float | str | None, measure: str) -> str:
     """Returns the paper's number in the form of `difference`."""
     if said is None or isinstance(said, str):
         return said or ""
-    return f"×{said:g}" if MEASURES[measure].ratio else f"{said:+g}"
+    return f"×{said:g}" if MEASURES[measure].ratio else _minus(f"{said:+g}")
+
+
+def _minus(number: str) -> str:
+    """Returns a number with the sign for minus, after which no line breaks."""
+    return number.replace("-", "−")
 
 
 def markdown(texts: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
     """Returns a table in Markdown, in which all columns but the first are numbers if `numbers`."""
-    rule = ["---", *["---:" if numbers else "---"] * (len(texts[0]) - 1)]
+    rule = [":---", *["---:" if numbers else ":---"] * (len(texts[0]) - 1)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (texts[0], rule, *texts[1:]))

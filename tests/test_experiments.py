@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_jax import bench, features
 from alexnet_jax.assemble import assemble
-from alexnet_jax.config import load_config, override
+from alexnet_jax.config import load_config, override, read_config
 from alexnet_jax.errors import UserError
+from alexnet_jax.trained.pretrained import open_pretrained
 from experiments import (
     analyse,
     compare,
@@ -28,6 +30,7 @@ from experiments import (
     tabulate,
 )
 from experiments.compare import Interval, paired, verdict
+from experiments.drawing import Drawing, dots, write
 from tests import tiny
 
 
@@ -85,7 +88,7 @@ def test_quotients_are_compared_as_quotients():
         (Interval(0.8, 0.6, 1.2, 3, ratio=True), 0.5, "no effect of that size"),
         (Interval(3.0, 2.0, 4.0, 3, ratio=True), 6.0, "agrees"),
         (Interval(1.0, 0.5, 1.5, 3), None, "visible"),
-        (Interval(1.0, None, None, 1), 1.4, "not decided"),
+        (Interval(1.0, None, None, 1), 1.4, "one seed"),
         (None, 1.4, "not decided"),
     ],
 )
@@ -153,7 +156,7 @@ def test_a_table_in_three_languages():
     ]
     assert len(texts) == 3  # variants without records have no row
     shown = tabulate.markdown(texts)
-    assert shown.splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    assert shown.splitlines()[1] == "| :--- | ---: | ---: | ---: | ---: | ---: |"
     tex = tables.latex(texts)
     assert r"no LRN & 32.47 $\pm$ 1.10 &" in tex
     assert r"top-1 error, \%" in tex
@@ -174,7 +177,7 @@ def test_the_pages_check_sees_a_changed_number(results):
     assert tables.differing(text) == ["lrn", "ledger"]
     whole = tables.filled(text)
     assert whole.startswith("a\n\n<!-- table: lrn -->\n| variant |")
-    assert "\n<!-- end -->\nb <!-- table: ledger -->\n| claim |" in whole
+    assert "\n<!-- end -->\nb <!-- table: ledger -->\n|  | the paper |" in whole
     assert tables.differing(whole) == []
     assert tables.differing(whole.replace("32.47", "32.46")) == ["lrn"]
     with pytest.raises(UserError, match="did you mean 'lrn'"):
@@ -186,21 +189,48 @@ def test_the_ledger_has_a_row_a_claim_by_its_primary_finding(results):
     pairs = (("baseline", (30.0, 31.0)), ("2x2, no overlap", (31.0, 30.5)))
     lines = [line(name, seed, e) for name, both in pairs for seed, e in enumerate(both)]
     record.write_records("pooling", lines)
-    _, *rows = ledger.grid()
-    assert [row[0] for row in rows] == [str(number) for number in range(1, 18)]
-    assert rows[1][3:5] == ["not run yet", "⚪ not run yet"]  # what is there is secondary
-    assert rows[3][3] == "2x2, no overlap: top-1 error, % +0.25 [-9.28, +9.78], 2 seeds"
-    assert rows[3][4] == "⚪ not visible"
-    assert "60,965,224 parameters; 659,272 units, 290,400 of them in conv1" in rows[15][3]
-    assert "conv3 1.45%, conv4 1.09%" in rows[15][3]
-    assert rows[16][4] == "⚪ paper scale: not run"
-    listed = {row[1]: row for row in ledger.all_findings()}
-    lrn = listed["[no LRN](results/lrn/table.md), top-1 error, %"]
-    assert lrn[2:5] == ["+1.4", "+1.47 [+1.18, +1.75]", "3 seeds"]
-    assert lrn[-1] == "agrees"
-    assert ledger.summary([ledger.judge(claim) for claim in ledger.CLAIMS]) == (
-        "Of 17 claims, 1 agree, 16 cannot be judged from what was run."
+    claims = ledger.judged()
+    _, *rows = ledger.grid(claims)
+    assert [row[0] for row in rows] == [f"[{n}](#claim-{n})" for n in range(1, 18)]
+    assert rows[1][2:] == ["", "⚪ not run"]  # what is there is secondary
+    assert rows[3][2] == "2x2, no overlap: top-1 error +0.25 points [−9.28, +9.78], 2 seeds"
+    assert rows[3][3] == "⚪ not visible"
+    assert "60,965,224 parameters and 659,272 units; but conv1 has 290,400 units" in rows[15][2]
+    assert "conv3 1.45%, conv4 1.09%" in rows[15][2]
+    assert rows[15][3] == "🟢 agrees"
+    assert rows[16][3] == "⚪ not run"
+    assert ledger.summary(claims) == (
+        "1 of 17 claims agrees, 1 cannot be told from chance and 15 have not been run."
     )
+    listed = {row[0]: row for row in ledger.behind(claims[1])}
+    lrn = listed["[no LRN](results/lrn/table.md), top-1 error"]
+    assert lrn[1:4] == ["+1.4", "+1.47 points [+1.18, +1.75]", "3 seeds"]
+    assert lrn[-1] == "agrees"
+    page = ledger.text()
+    assert page.count("## Claim ") == 17
+    assert "**1 of 17 claims agrees, " in page
+
+
+def test_one_seed_beside_a_number_in_print_decides_nothing(results):
+    """The published net's error is a row of its own, and says that it rests on one run."""
+    runs = [("baseline", 20.49), ("no normalisation", 21.5)]
+    record.write_records("cifar_18pct_long", [line(name, 0, error) for name, error in runs])
+    sweep = definition.load_sweep(definition.FOLDER / "cifar_18pct_long.py")
+    own, compared = findings.of_study(sweep)
+    assert (own.amount, own.paper, own.runs, own.verdict) == (
+        "20.49%",
+        "18",
+        "one seed",
+        "one seed",
+    )
+    assert (compared.amount, compared.verdict) == ("+1.01 points", "one seed")
+    texts = tabulate.grid(sweep, record.read_records("cifar_18pct_long"))
+    assert texts[0][4] == "in print"
+    assert [row[4] for row in texts[1:]] == ["18", ""]
+    seeds = [line("baseline", seed, error) for seed, error in enumerate((20.4, 20.5, 20.6))]
+    record.write_records("cifar_18pct_long", seeds)
+    (own,) = findings.of_study(sweep)
+    assert own.verdict == "higher than in print"
 
 
 def test_findings_of_a_family_are_corrected_together(results):
@@ -220,6 +250,21 @@ def test_findings_of_a_family_are_corrected_together(results):
     assert found["no conv3"].p == pytest.approx(3 * alone.p)
     assert found["no conv3"].verdict == ("agrees" if 3 * alone.p < 0.05 else "not visible")
     assert found["no conv4"].p == 1.0
+
+
+def test_an_own_sweep_has_its_table(results, tmp_path, capsys, monkeypatch):
+    """One that is nowhere but in the file that is named."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        '"""Mine."""\nBASE = "configs/bench_imagenette.py"\nVARIANTS = {"a": {}, "b": {}}'
+    )
+    with pytest.raises(UserError, match="no records of 'mine'"):
+        tables.main([str(file)])
+    record.write_records("mine", [line("a", 0, 30.0), line("b", 0, 31.0)])
+    given = SimpleNamespace(check=False, write=False)
+    monkeypatch.setattr(tables, "flags", SimpleNamespace(FLAGS=given))
+    assert tables.main([str(file)]) == 0
+    assert "mine: Mine.\n\n| variant |" in capsys.readouterr().out
 
 
 def test_records_of_another_configuration_are_refused(results):
@@ -249,12 +294,17 @@ def test_a_claim_is_reproduced_by_its_commands():
     lines = reproduce.commands(claim, ["--jobs=2", "--out=o", "--data_dir=d"])
     said = [" ".join(command[2:]) for command, _ in lines]
     assert said == [
+        *(
+            f"experiments.sweep experiments/sweeps/{name}.py --jobs=2 --out=o --data_dir=d"
+            for name in ("lrn", "pooling", "weight_decay", "pretraining")
+        ),
         "experiments.analyse averaging --record --out=o --data_dir=d",
-        "experiments.sweep experiments/sweeps/pretraining.py --jobs=2 --out=o --data_dir=d",
         "experiments.tables --write",
         "experiments.ledger --write",
     ]
-    assert "9 runs, some" in lines[1][1]
+    assert "9 runs, some" in lines[3][1]
+    (_, cost), *_ = reproduce.commands(ledger.CLAIMS[8], [])
+    assert cost.startswith("6 runs, ")
     with pytest.raises(UserError, match="name one claim, from 1 to 17"):
         reproduce.main(["18"])
 
@@ -281,7 +331,8 @@ def test_the_time_of_two_gpus_is_read_from_the_benchmark(results):
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     expected = ("0.90× the time of half the net on one GTX 580", "agrees")
     assert ledger.times() == expected
-    assert ledger.grid()[17][-1] == "imagenet2012"
+    two = ledger.judge(ledger.CLAIMS[16])
+    assert (two.verdict, two.scale) == ("agrees", "imagenet2012")
 
 
 def test_every_claim_of_a_sweep_has_its_row_and_its_primary_finding():
@@ -301,7 +352,7 @@ def test_the_projects_own_tables_are_those_of_its_records():
     assert [name for text in texts for name in tables.differing(text)] == []
     # A table that got lost in a move would go unnoticed.
     blocks = {match[1] for text in texts for match in tables.BLOCK.finditer(text)}
-    assert blocks == {"ledger", "speed"}
+    assert blocks == set(tables.OTHERS)
     assert ledger.PATH.read_text() == ledger.text()
     assert scale.PAGE.read_text() == scale.page()
     for name, sweep in definition.studies().items():
@@ -396,34 +447,43 @@ def test_low_frequencies_are_those_of_smooth_kernels():
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    """Where figures go."""
-    pytest.importorskip("matplotlib")
-    # Texts stay texts in the SVG, so that they can be read here.
+    """The texts of a drawing's SVG, which stay texts in it here, with its caption."""
     import matplotlib
 
     monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
-    return tmp_path / "figures"
+
+    def texts(drawing):
+        light, dark = (tmp_path / name for name in write(drawing, tmp_path / "figure"))
+        assert light.read_bytes() != dark.read_bytes()
+        return f"{light.read_text()} {drawing.caption}"
+
+    return texts
 
 
 def test_figure_1_marks_where_each_activation_gets_to_25(results, drawn):
-    record.write_records(
-        "activations", [line(kind, seed, 30.0) for kind in ("relu", "tanh") for seed in (0, 1)]
-    )
-    slow = line("sigmoid", 0, 30.0)
+    """What the sweep lacks is from its search, at the best rate there."""
+    record.write_records("figure1", [line("relu", seed, 30.0) for seed in (0, 1)])
+    slow = line("tanh, rate 0.01", 0, 30.0)
+    slower = line("tanh, rate 0.003", 0, 30.0)
     slow["curve"] = slow["curve"][:3]
-    record.write_records("activations", [*record.read_records("activations"), slow])
-    figures.activations("activations", drawn)
-    text = (drawn / "activations.svg").read_text()
-    assert "2.0 epochs" in text
-    assert "ReLU 1.0× sooner than tanh; the paper's Figure 1: ReLU 6× sooner than tanh" in text
-    assert "sigmoid, rate 0.1: not in 40 epochs" in text
-    assert (drawn / "activations.png").stat().st_size > 10_000
+    slower["curve"] = slower["curve"][:2]
+    for each, rate in ((slow, 0.01), (slower, 0.003)):
+        each["overrides"] = {"optim.learning_rate": rate}
+    record.write_records("figure1_search", [slower, slow])
+    text = drawn(figures.activations("figure1"))
+    assert "relu: 25% after 2.0" in text
+    assert "tanh, rate 0.01: not in 2 epochs" in text
+    assert "Training error rate" in text
+    assert "ReLU at 25% at least 0.8 times sooner than tanh" in text
+    assert "CIFAR-10 re-encoded as JPEG, 32 pixels, cifar_18pct" in text
+    assert "2 seeds" in text
 
 
 def test_the_architecture_is_the_modules(drawn):
-    figures.architecture("architecture", drawn)
-    text = (drawn / "architecture.svg").read_text()
-    for part in ("conv1", "55×55×48", "13×13×192", "27×27×128", "2048", "1000", "11×11/4"):
+    text = drawn(figures.architecture("architecture"))
+    for part in ("conv1", "55×55×48", "13×13×192", "27×27×128", "2048", "1000"):
+        assert part in text
+    for part in ("96 kernels", "11×11×3", "stride 4", "max pool 3×3", "9,216 to", "dropout 0.5"):
         assert part in text
 
 
@@ -433,35 +493,58 @@ def test_the_heat_map_has_every_cell(results, drawn):
         "dropout_pooling",
         [line(v, s, 30.0 + n + s) for n, v in enumerate(sweep.variants) for s in (0, 2)],
     )
-    figures.dropout_pooling("dropout_pooling", drawn)
-    text = (drawn / "dropout_pooling.svg").read_text()
+    text = drawn(figures.dropout_pooling("dropout_pooling"))
     for number in range(12):
         assert f"{31 + number}.0" in text
     assert "dropout 0.75" in text
     assert "average 3x3" in text
+    assert "≥ 41" in text  # the colours end where the best cells can be told apart
+    assert "2 seeds" in text
 
 
 def test_curves_of_dropout(results, drawn):
     record.write_records("dropout", [line(v, 0, 30.0) for v in ("baseline", "no dropout")])
-    figures.dropout("dropout", drawn)
-    text = (drawn / "dropout.svg").read_text()
+    text = drawn(figures.dropout("dropout"))
     assert "no dropout, training" in text
     assert "dropout 0.5, validation" in text
+    assert "Imagenette, 32 pixels, bench_imagenette; one seed" in text
 
 
-def test_figures_3_and_4_from_a_net(nets, drawn, monkeypatch):
-    runs, load = nets
-    found = SimpleNamespace(of=lambda kind: load(runs["baseline"][0]))
-    figures.kernels("kernels", drawn, found)
-    figures.predictions("predictions", drawn, found)
-    assert "of the energy in colour" in (drawn / "kernels.svg").read_text()
-    assert "gravel" in (drawn / "predictions.svg").read_text()
-    assert (drawn / "neighbours.png").exists()
+def test_charts_of_a_sweep(results, drawn):
+    sweep = definition.load_sweep(definition.FOLDER / "lrn.py")
+    text = drawn(Drawing(lambda: dots(sweep, LRN), "dots"))
+    assert "no LRN" in text
+    assert "top-1 error, %" in text
+    sweep = definition.load_sweep(definition.FOLDER / "figure1.py")
+    bound = line("tanh", 0, 30.0)
+    bound["curve"] = bound["curve"][:3]
+    assert "tanh" in drawn(Drawing(lambda: dots(sweep, [bound]), "a run that does not get there"))
 
 
-def test_a_figure_without_records_says_how_to_make_them(results, drawn):
+def test_figures_3_and_4_from_a_net(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "NEAR", 2)
+    monkeypatch.setattr(figures, "SHOWN", 3)
+    net = figures.Net(open_pretrained(trained.workdir), read_config(trained.workdir), "")
+    for name, draw in figures.FROM_NETS.items():
+        figures.publish(name, draw(name, net), tmp_path)
+        suffix = "png" if name == "kernels" else "jpg"
+        with (
+            Image.open(tmp_path / f"{name}.{suffix}") as light,
+            Image.open(tmp_path / f"{name}-dark.{suffix}") as dark,
+        ):
+            assert light.size == dark.size
+            assert light.getpixel((1, 1)) != dark.getpixel((1, 1))
+    told = json.loads((tmp_path / "captions.json").read_text())
+    assert list(told) == [*figures.FROM_NETS]
+    assert "conv1's 6 kernels of 5×5×3" in told["kernels"]["caption"]
+    assert "3 photographs, evenly spread over the test split" in told["predictions"]["caption"]
+    assert "of 6 are of the query's class" in told["neighbours"]["caption"]
+    assert all("32 pixels, 3 epochs, seed 0" in each["caption"] for each in told.values())
+
+
+def test_a_figure_without_records_says_how_to_make_them(results):
     with pytest.raises(UserError, match=r"run experiments/sweeps/activations\.py"):
-        figures.activations("activations", drawn)
+        figures.activations("activations")
 
 
 def test_commands_refuse_what_they_do_not_know():

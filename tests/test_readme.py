@@ -1,25 +1,55 @@
-"""The commands of README.md and docs/*.md, as written but for names of files, are run on a tiny net
-and its pictures; what the pages link to is there."""
+"""Every snippet of README.md and docs/*.md: commands are run on a tiny net and its pictures, as
+written but for names of files; those that need what isn't here have their flags read; Python is run
+in one process. What the pages link to is there."""
 
 import re
 import shlex
+import subprocess
 
+import jax
 import pytest
 
 from tests import tiny
 
 TEXTS = {page: page.read_text() for page in tiny.PAGES}
-COMMAND = re.compile(r"^python -m (alexnet_jax\.\S+) (.*?)(?: +#.*)?$", re.MULTILINE)
+SNIPPETS = [
+    (language, body)
+    for text in TEXTS.values()
+    for language, body in re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+]
+SHELL = [body for language, body in SNIPPETS if language == "bash"]
+PYTHON = [body for language, body in SNIPPETS if language == "python"]
+COMMAND = re.compile(r"python -m ((?:alexnet_jax|experiments)\.\S+)([^\n&#]*)")
 # Each once, though it may stand on several pages.
-COMMANDS = list(dict.fromkeys(each for text in TEXTS.values() for each in COMMAND.findall(text)))
+COMMANDS = list(
+    dict.fromkeys(
+        (module, " ".join(arguments.split()))
+        for body in SHELL
+        for module, arguments in COMMAND.findall(body.replace("\\\n", " "))
+    )
+)
 # Where these stand, a command needs what isn't here: files of others, GPUs, hours, the network.
-ELSEWHERE = ("../shared", "nets/", "imagenet2012", "…", "--data=photos")
-RUN = [command for command in COMMANDS if not any(word in command[1] for word in ELSEWHERE)]
+ELSEWHERE = ("../shared", "nets/", "imagenet2012", "--data=photos", "configs/default.py")
+RUN = [
+    (module, arguments)
+    for module, arguments in COMMANDS
+    if module.startswith("alexnet_jax.") and not any(word in arguments for word in ELSEWHERE)
+]
+READ = [command for command in COMMANDS if command not in RUN]
 
 
 def test_most_commands_are_run():
     tools = {module.removeprefix("alexnet_jax.") for module, _ in RUN}
     assert tools >= {"main", "evaluate", "check_data", "classify", "features", "export"}
+    read = {module for module, _ in READ}
+    assert read >= {"alexnet_jax.bench", "experiments.sweep", "experiments.figures"}
+
+
+def test_every_snippet_has_a_language_that_is_tried():
+    assert {language for language, _ in SNIPPETS} <= {"bash", "python", "text"}
+    for body in SHELL:
+        done = subprocess.run(["bash", "-n"], input=body, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def anchors(text):
@@ -63,9 +93,11 @@ def done(trained, tmp_path_factory):
             arguments = re.sub(pattern, value, arguments)
         lines.append((module, *shlex.split(arguments)))
         outs.append(out)
+    read = [(module, *shlex.split(arguments)) for module, arguments in READ]
     (folder / "outputs").mkdir()
-    said = tiny.commands(lines, folder / "outputs")
-    return dict(zip(RUN, zip(said, outs, strict=True), strict=True))
+    said = tiny.commands([*lines, *read], folder / "outputs", read=len(read))
+    outs += [folder] * len(read)
+    return dict(zip([*RUN, *READ], zip(said, outs, strict=True), strict=True))
 
 
 @pytest.mark.parametrize("command", RUN, ids=[" ".join(each) for each in RUN])
@@ -74,3 +106,19 @@ def test_a_pages_command(command, done):
     assert said.returncode == 0, said.stderr
     for name in re.findall(r"--(?:out|plot)=(\S+)", command[1]):
         assert (out / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("command", READ, ids=[" ".join(each) for each in READ])
+def test_the_flags_of_a_pages_command(command, done):
+    said, _ = done[command]
+    assert said.returncode == 0, said.stderr
+
+
+@pytest.mark.parametrize("snippet", PYTHON, ids=[body.splitlines()[0] for body in PYTHON])
+def test_a_pages_python(snippet, trained):
+    text = re.sub(r"runs/\w+", str(trained.workdir), snippet)
+    text = text.replace("num_classes=1000", "num_classes=10, width=0.125")
+    names = {}
+    exec(text, names)
+    for name in ("logits", "probabilities"):
+        assert jax.numpy.isfinite(names.get(name, 0.0)).all()

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.errors import UserError
-from experiments import report
+from experiments import drawing, figures, record, report
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -28,7 +28,7 @@ def run_record(variant, seed, errors):
         for split, shift in (("train", -5.0), ("test", 0.0))
     ]
     curve[3]["top1_error"] = None  # as metrics.jsonl has what isn't finite
-    last = {"top1_error": errors[-1], "top5_error": 1.5, "step": 3, "epoch": 3.0}
+    last = {"top1_error": errors[-1], "top5_error": 1.5, "loss": 1.0, "step": 3, "epoch": 3.0}
     return {
         **{"variant": variant, "seed": seed, "epochs": 3.0, "final": last, "best": last},
         **{"images_per_second": 1234.5, "commit": 40 * "a" + "-dirty", "date": "2026-11-24T01:02"},
@@ -38,32 +38,38 @@ def run_record(variant, seed, errors):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A page of records, figures and a ledger made up here."""
+    """A page of records and figures made up here."""
     root = tmp_path_factory.mktemp("experiments")
-    bench, lrn = root / "results" / "bench", root / "results" / "lrn"
-    bench.mkdir(parents=True)
-    lrn.mkdir()
-    runs = [run_record("without <LRN>", 0, [90, 60, 50]), run_record("baseline", 0, [90, 50, 40])]
+    bench, lrn, single = (root / "results" / name for name in ("bench", "lrn", "own <net>"))
+    for folder in (bench, lrn, single, root / "figures"):
+        folder.mkdir(parents=True)
+    errors = {"baseline": (40, 42), "no LRN": (50, 51)}
+    runs = [
+        run_record(variant, seed, [90, 60, error])
+        for variant, own in errors.items()
+        for seed, error in enumerate(own)
+    ]
     (lrn / "runs.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
     (lrn / "floors.json").write_text("{}")
+    own = run_record("", 0, [90, 50, 33]) | {"config": {"data": {"name": "photos"}}}
+    (single / "runs.jsonl").write_text(json.dumps(own) + "\n")
     steps = [
         {"config": "configs/default.py", "overrides": {}, "images_per_second": 500.0 + i}
         | {"step_seconds": 0.128, "device": "cpu", "date": f"2026-11-2{i}T00:00"}
+        | {"hardware": {"device_kind": "cpu"}}
         for i in range(2)
     ]
     (bench / "step.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
-    (root / "ledger.md").write_text(
-        "# Ledger\n\n| claim | paper | here |\n| --- | --- | --- |\n"
-        f"| [gone](sweeps/lrn.py), [lrn](results/lrn/table.md) | 1.4<br>1.2 | {'verdict ' * 40} |\n"
-    )
-    (lrn / "table.md").write_text(
-        "About.\n\n| variant | error |\n| --- | --- |\n| no LRN | 40.0 |\n"
-    )
-    (root / "figures").mkdir()
-    pixels = np.full((300, 900, 3), 255, np.uint8)
-    Image.fromarray(pixels).save(root / "figures" / "figure_1.png")
-    Image.fromarray(pixels).save(root / "figures" / "heat map.png")
-    return report.build(tmp_path_factory.mktemp("site") / "site", root).parent
+    told = {"caption": "Kernels & more", "wide": True}
+    told |= {"light": "heat map.png", "dark": "heat map-dark.png"}
+    (root / "figures" / "captions.json").write_text(json.dumps({"kernels": told}))
+    for kind in ("light", "dark"):
+        pixels = np.full((300, 900, 3), 255 if kind == "light" else 0, np.uint8)
+        Image.fromarray(pixels).save(root / "figures" / told[kind])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "RESULTS", root / "results")
+        patch.setattr(figures, "PUBLISHED", root / "figures")
+        return report.build(tmp_path_factory.mktemp("site") / "site").parent
 
 
 class Links(html.parser.HTMLParser):
@@ -73,7 +79,8 @@ class Links(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
-        self.links += [attributes[name] for name in ("href", "src") if name in attributes]
+        names = ("href", "src", "srcset")
+        self.links += [attributes[name] for name in names if name in attributes]
         self.ids += [attributes["id"]] if "id" in attributes else []
 
 
@@ -90,73 +97,71 @@ def check_links(page):
 
 
 def test_every_link_resolves(site):
-    links = check_links(site)
-    assert {"figures/figure_1.png", "figures/heat%20map.png"} <= set(links)
-    assert {"results/lrn/runs.jsonl", "results/lrn/floors.json"} <= set(links)
-    assert "results/lrn/table.md" in links
-    assert "sweeps/lrn.py" not in links
-    assert {"#claims", "#figures", "#runs", "#speed"} <= set(links)
+    links = set(check_links(site))
+    assert {"figures/heat%20map.png", "figures/heat%20map-dark.png"} <= links
+    assert {"results/lrn/runs.jsonl", "results/lrn/floors.json"} <= links
+    assert {"charts/lrn-errors.svg", "charts/lrn-curves-dark.svg"} <= links
+    assert {"#claims", "#figures", "#runs", "#speed", "#lrn"} <= links
 
 
 def test_it_shows_the_records(site):
     text = (site / "index.html").read_text("utf-8")
-    assert "without &lt;LRN&gt;" in text
-    assert "without <LRN>" not in text
+    assert "1,234" in text
+    assert "own &lt;net&gt;" in text
     assert "AMD &lt;EPYC&gt;" in text
-    for value in ("40.00", "1,234", "aaaaaaa-dirty", "501.0", "128.0", "1.4<br>1.2", "no LRN"):
+    for value in ("50.50 ± 0.71", "aaaaaaa-dirty", "501.0", "128.0", "Kernels &amp; more"):
         assert value in text
-    assert len(re.findall("<polyline", text)) == 2 * 2 + 1
+    assert "17 of 17 claims have not been run" not in text
+    assert "Imagenette, 32 pixels, bench_imagenette, 2 seeds." in text
+    assert "the photos set, seed 0" in text
+    # A click on the claim opens the finding, with its number of seeds.
+    claim = text[text.index('id="claim-2"') : text.index('id="claim-3"')]
+    assert '<span class="verdict not-run">not run</span>' in claim
+    assert '<a href="#lrn">no LRN</a>, top-1 error' in claim
+    assert "+9.50 points [+3.15, +15.85]" in claim
     assert "nan" not in text.lower()
     assert "None" not in text
 
 
-def test_the_projects_own_records(tmp_path):
+def test_the_projects_own_records(tmp_path, monkeypatch):
+    """All of them, with no charts drawn."""
+
+    def write(_, stem):
+        stem.parent.mkdir(exist_ok=True)
+        files = [stem.with_name(f"{stem.name}{end}.svg") for end in ("", "-dark")]
+        for file in files:
+            file.touch()
+        return [file.name for file in files]
+
+    monkeypatch.setattr(drawing, "write", write)
     page = report.build(tmp_path / "site")
     links = check_links(page.parent)
     assert "results/imagenette/runs.jsonl" in links
 
 
-def test_a_project_without_records(tmp_path):
-    page = report.build(tmp_path / "site", tmp_path / "nothing")
+def test_a_project_without_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "nothing")
+    monkeypatch.setattr(figures, "PUBLISHED", tmp_path / "nothing")
+    page = report.build(tmp_path / "site")
     check_links(page.parent)
-    (tmp_path / "broken" / "results" / "x").mkdir(parents=True)
-    (tmp_path / "broken" / "results" / "x" / "runs.jsonl").write_text("{}\n{\n")
+    assert "16 have not been run" in page.read_text()
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "broken")
+    (tmp_path / "broken" / "x").mkdir(parents=True)
+    (tmp_path / "broken" / "x" / "runs.jsonl").write_text("{}\n{\n")
     with pytest.raises(UserError, match=r"runs.jsonl, line 2: not JSON"):
-        report.build(tmp_path / "site", tmp_path / "broken")
-
-
-@pytest.mark.parametrize(
-    ("largest", "expected"),
-    [
-        (0, [0, 1]),
-        (1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (40, [0, 10, 20, 30, 40]),
-        (90.5, [0, 20, 40, 60, 80, 100]),
-        (1234, [0, 500, 1000, 1500]),
-    ],
-)
-def test_ticks(largest, expected):
-    assert report._ticks(largest) == pytest.approx(expected)
-
-
-def test_a_chart_puts_points_where_they_belong():
-    svg = report.chart([([(0, 0), (10, 50), (5, None)], 2, "")], "epoch", "error")
-    left, bottom = report.LEFT, report.HEIGHT - report.BOTTOM
-    right, top = report.WIDTH - report.RIGHT, report.TOP
-    assert f'points="{left:.1f},{bottom:.1f} {right:.1f},{top:.1f}"' in svg
-    assert "no points" in report.chart([([(None, 1)], 0, "")], "epoch", "error")
+        report.build(tmp_path / "site")
 
 
 PROBE = """<!doctype html><iframe src="index.html" style="border:0" width=%d height=900></iframe>
 <script>
 addEventListener("load", () => {
   const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
-  for (const image of page.images) image.loading = "eager";
   setTimeout(() => {
     const broken = [...page.images].filter(i => !i.naturalWidth).map(i => i.src);
     const style = getComputedStyle(page.body);
-    document.title = JSON.stringify({broken, images: page.images.length, width: root.scrollWidth,
-      background: style.backgroundColor, colour: style.color});
+    const shown = [...page.images].map(i => i.currentSrc).filter(s => s.includes("figures"));
+    document.title = JSON.stringify({broken, shown, width: root.scrollWidth,
+      background: style.backgroundColor});
   }, 1000);
 });
 </script>"""
@@ -197,7 +202,8 @@ def test_in_a_browser(served, tmp_path, width, dark):
     assert "CONSOLE" not in done.stderr
     seen = json.loads(html.unescape(re.search("<title>(.*?)</title>", done.stdout)[1]))
     assert seen["broken"] == []
-    assert seen["images"] == 2
+    (figure,) = seen["shown"]
+    assert figure.endswith("map-dark.png" if dark else "map.png")
     assert seen["width"] <= width  # nothing is cut off or has to be scrolled to
     channels = [int(c) for c in re.findall(r"\d+", seen["background"])]
     assert (max(channels) < 60) == dark

@@ -88,16 +88,22 @@ def command(module: str, *arguments, env=None, **options) -> subprocess.Complete
 # has touched a device before.
 FORKS = """
 import json, os, runpy, sys
-from alexnet_jax import bench, prepare, train
+from alexnet_jax import bench, cli, prepare, train
 from experiments import figures, scale, tables
 
-for number, (module, *arguments) in enumerate(json.load(sys.stdin)):
+def read_flags(_, *, takes_files=False, required=()):
+    cli._parse(sys.argv, takes_files, required)
+
+lines, read = json.load(sys.stdin), int(sys.argv[2])
+for number, (module, *arguments) in enumerate(lines):
     child = os.fork()
     if child == 0:
         for descriptor, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{sys.argv[1]}/{number}.{name}", os.O_CREAT | os.O_WRONLY), descriptor)
         sys.modules.pop(module, None)
         sys.argv[1:] = arguments
+        if number >= len(lines) - read:
+            cli.run = read_flags
         status = 0
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -110,14 +116,17 @@ for number, (module, *arguments) in enumerate(json.load(sys.stdin)):
 """
 
 
-def commands(command_lines: Iterable[Sequence], folder: Path) -> list[subprocess.CompletedProcess]:
+def commands(
+    command_lines: Iterable[Sequence], folder: Path, read: int = 0
+) -> list[subprocess.CompletedProcess]:
     """Runs `python -m MODULE ARGUMENTS` for each line (module, *arguments), one after the other.
 
     As `command`, without the seconds that each start takes; `folder`, an empty one, keeps outputs.
+    Of the last `read` lines only the flags are read.
     """
     command_lines = [list(map(str, line)) for line in command_lines]
     done = subprocess.run(
-        [sys.executable, "-c", FORKS, str(folder)],
+        [sys.executable, "-c", FORKS, str(folder), str(read)],
         cwd=ROOT,
         input=json.dumps(command_lines),
         capture_output=True,

@@ -29,6 +29,20 @@ def english(class_names: Sequence[str]) -> tuple[str, ...]:
     return tuple(imagenet().get(name, name) for name in class_names)
 
 
+def told_apart(paths: Sequence[str]) -> list[str]:
+    """Cuts each path down to as many of its last parts as tell it apart from the others."""
+    parts = [Path(path).parts for path in paths]
+    titles = []
+    for own in parts:
+        count = next(
+            n
+            for n in range(1, len(own) + 1)
+            if n == len(own) or sum(other[-n:] == own[-n:] for other in parts) == 1
+        )
+        titles.append("/".join(own[-count:]).replace("//", "/"))
+    return titles
+
+
 def read_names(path: str | Path, count: int) -> tuple[str, ...]:
     """Reads names from a text file, one on each line, in the order of the net's outputs.
 

@@ -5,7 +5,9 @@ example-layers/layers-18pct.cfg), on the original pixels. cifar_18pct.py compare
 first epochs.
 """
 
+CLAIM = 3
 BASE = "configs/cifar_18pct.py"
 OVERRIDES = {"data.name": "cifar10_jpeg"}
 VARIANTS = {"baseline": {}, "no normalisation": {"model.lrn": False}}
 SEEDS = 1
+PUBLISHED = {"baseline": 18.0}
