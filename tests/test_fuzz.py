@@ -80,7 +80,7 @@ def parse(argv):
     parsed = flags.FlagValues()
     with mock.patch.object(flags, "FLAGS", parsed), mock.patch.object(sys, "argv", argv):
         cli.define_config()
-        cli._parse(argv, takes_files=False, required=())
+        cli._parse(argv, takes_files=False, required=(), instead_of_config=())
     return parsed["config"].value
 
 

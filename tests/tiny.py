@@ -91,8 +91,8 @@ import json, os, runpy, sys
 from alexnet_jax import bench, cli, prepare, train
 from experiments import figures, scale, tables
 
-def read_flags(_, *, takes_files=False, required=()):
-    cli._parse(sys.argv, takes_files, required)
+def read_flags(_, *, takes_files=False, required=(), instead_of_config=()):
+    cli._parse(sys.argv, takes_files, required, instead_of_config)
 
 lines, read = json.load(sys.stdin), int(sys.argv[2])
 for number, (module, *arguments) in enumerate(lines):
