@@ -34,9 +34,7 @@ class MeshSpec:
     data: int = -1  # devices over which the batch is split; -1: all that `model` leaves
     model: int = 1  # devices over which the net is split
     shard_dense: bool = False  # each device of `data` keeps and updates a part of the dense layers
-    reduce_dtype: str | None = (
-        None  # of gradients that devices sum: 'bfloat16'; None: the parameters'
-    )
+    reduce_dtype: str | None = None  # of the gradients' sums: 'bfloat16'; None: the parameters'
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from alexnet_jax.errors import UserError
 from alexnet_jax.trained import plots
 from experiments.compare import MEASURES, AtLeast, by_seed, curve
 from experiments.definition import Sweep, configuration
@@ -21,6 +22,10 @@ DATA = {
     "imagenet2012": "ImageNet",
     "photos": "the photos set",
 }
+
+
+class Missing(UserError):
+    """Reports that there is nothing to draw from yet."""
 
 
 @dataclass(frozen=True)

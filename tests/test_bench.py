@@ -293,7 +293,8 @@ def test_the_table_shows_the_newest_matching_record(tmp_path):
             "config": "configs/imagenette.py",
             "overrides": bench_table.TEN_CLASSES,
         }
-        return {**common, "device": "a CPU", "torch": torch, **fields}
+        hardware = {"device_kind": "cpu"}
+        return {**common, "device": "a CPU", "hardware": hardware, "torch": torch, **fields}
 
     other = record(9.0, overrides={**bench_table.TEN_CLASSES, "batch_size": 8})
     lines = [record(1.5), record(1.25), other]

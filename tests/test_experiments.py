@@ -22,6 +22,7 @@ from experiments import (
     figures,
     findings,
     ledger,
+    net_figures,
     record,
     reproduce,
     scale,
@@ -522,9 +523,9 @@ def test_charts_of_a_sweep(results, drawn):
 
 
 def test_figures_3_and_4_from_a_net(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "NEAR", 2)
-    monkeypatch.setattr(figures, "SHOWN", 3)
-    net = figures.Net(open_pretrained(trained.workdir), read_config(trained.workdir), "")
+    monkeypatch.setattr(net_figures, "NEAR", 2)
+    monkeypatch.setattr(net_figures, "SHOWN", 3)
+    net = net_figures.Net(open_pretrained(trained.workdir), read_config(trained.workdir), "")
     for name, draw in figures.FROM_NETS.items():
         figures.publish(name, draw(name, net), tmp_path)
         suffix = "png" if name == "kernels" else "jpg"

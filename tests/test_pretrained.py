@@ -35,7 +35,7 @@ def evaluated(trained):
     run, params, _ = load_run(trained.workdir)
     batch = next(
         data.eval_batches(
-            run.data,
+            data.open_split(run.data, "test"),
             "test",
             batch_size=16,
             views=data.views(1, 4),

@@ -15,7 +15,7 @@ FUNCTION_LINES, MODULE_LINES, ROOT_FILES = 60, 350, 22
 
 # What is above a limit today: no entry may be added.
 LONG_FUNCTIONS = {"experiments/on_gpu.py: commands"}  # a list of data
-LONG_MODULES = {"experiments/report.py"}
+LONG_MODULES: set[str] = set()
 PRIVATE: set[str] = set()
 # Names of other packages that have no public form.
 FOREIGN = {"os._exit", "pickle._Unpickler", "torch._dynamo"}
@@ -51,7 +51,7 @@ def test_few_files_stand_at_the_root():
 
 def test_no_file_has_titles_inside():
     """A comment of a few words alone between empty lines names what should be a module."""
-    title = re.compile(r"\n\n\n?#[ -=]*[A-Z][^\n.]{0,80}\n\n")
+    title = re.compile(r"\n\n\n?#(?!#)[ -=]*[A-Z][^\n.]{0,80}\n\n")
     found = {name for name, path in MODULES.items() if title.search(path.read_text())}
     assert found == set()
 
