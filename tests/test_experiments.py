@@ -583,6 +583,7 @@ def test_paper_scale_takes_steps(name):
     assert not np.array_equal(state.params["fc8"]["bias"], before)
 
 
+@pytest.mark.slow  # of an experiment that sweeps do not use
 def test_seeds_together_train_as_they_do_alone(tmp_path):
     config = load_config(tiny.make_config(tmp_path / "config.py", tiny.make_folder(tmp_path / "p")))
     run = bench.synthetic_run(config)
