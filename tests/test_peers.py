@@ -18,15 +18,15 @@ from alexnet_jax.distributed import peers
 
 peers.STAY_SECONDS = peers.FAILED_SECONDS = peers.ALIVE_SECONDS = 0.2
 peers.SILENT_SECONDS = 3
-store = os.pipe()
+store = {rank: os.pipe() for rank in (1, 2)}  # one each: two readers would share the bytes of one
 
 
 def process(rank):
     client = types.SimpleNamespace(
-        key_value_set=lambda key, value: os.write(store[1], 2 * (value + "\\n").encode()),
-        blocking_key_value_get=lambda key, timeout: "".join(
-            iter(lambda: os.read(store[0], 1).decode(), "\\n")
-        ),
+        key_value_set=lambda key, value: [
+            os.write(written, value.encode()) for _, written in store.values()
+        ],
+        blocking_key_value_get=lambda key, timeout: os.read(store[rank][0], 1000).decode(),
     )
     state = types.SimpleNamespace(
         client=client, process_id=rank, num_processes=3, coordinator_address="127.0.0.1:1"
