@@ -69,10 +69,10 @@ def test_window_of_even_size_starts_half_its_size_before():
     np.testing.assert_allclose(y, np.arange(1.0, 6.0) / sums, rtol=1e-6)
 
 
-def value_and_gradient(f, x, seed=1):
-    y, pullback = jax.vjp(f, x)
+def value_and_gradient(f, *operands, seed=1):
+    y, pullback = jax.vjp(f, *operands)
     g = jnp.asarray(np.random.default_rng(seed).normal(size=y.shape), y.dtype)
-    return y, pullback(g)[0]
+    return y, *pullback(g)
 
 
 def both_forms(f, x):
@@ -264,23 +264,30 @@ def test_onednn_conv_of_images_that_vary_over_fewer_axes(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "size", "window", "stride"), [("float32", 4, 2, 2), ("bfloat16", 5, 3, 2)]
+    ("dtype", "size", "window", "stride", "towers"),
+    [("float32", 4, 2, 2, 1), ("float32", 5, 3, 2, 2), ("bfloat16", 5, 3, 2, 2)],
 )
-def test_the_kernel_equals_its_three_operators(dtype, size, window, stride):
+def test_the_kernel_equals_its_operators(dtype, size, window, stride, towers):
     """In float32 to rounding; in bfloat16 their gradients are rounded on the way."""
     constants = fused.Constants(size, 0.3, 0.75, 2.0, window, stride)
     x = jax.random.normal(jax.random.key(0), (2, 7, 9, 6), dtype)
     x = jnp.round(4 * x) / 4  # with ties
-    found, expected = (
-        value_and_gradient(f, x)
-        for f in (
-            jax.jit(lambda x: fused.by_kernel(x, constants, True)),
-            jax.jit(lambda x: fused.by_operators(x, constants)),
-        )
-    )
+    bias = jnp.asarray([0.5, -0.25, 1.0, 0.0, 0.75, -0.5], dtype)
+
+    def by_kernel(x, bias):
+        return jnp.concatenate(fused.by_kernel(x, bias, constants, towers, True), axis=-1)
+
+    def by_operators(x, bias):
+        parts = jnp.split(x + bias, towers, axis=-1)
+        return jnp.concatenate([fused.by_operators(x, constants) for x in parts], axis=-1)
+
+    found, expected = (value_and_gradient(jax.jit(f), x, bias) for f in (by_kernel, by_operators))
     tolerance = 1e-6 if dtype == "float32" else 2**-7
     for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours.astype("float32"), theirs.astype("float32"), atol=tolerance)
+        scale = max(1, jnp.abs(theirs).max())
+        np.testing.assert_allclose(
+            ours.astype("float32"), theirs.astype("float32"), atol=tolerance * scale
+        )
 
 
 def test_small_convs_do_not_call_onednn():

@@ -92,16 +92,14 @@ class AlexNet(nn.Module):
         activations = {}
 
         maps, read = [images.astype(self.dtype)], {}
-        in_one = fused.chains(self, table) if self.fused_kernel else {}
+        stages = fused.stages(self, table) if self.fused_kernel else {}
         for op in table:
             if not op.dense:
-                read[op.name] = maps
-                if op.name in in_one:
-                    first, constants = in_one[op.name]
-                    with jax.named_scope(op.name):
-                        maps = [fused.relu_lrn_max_pool(x, constants) for x in read[first]]
+                read[op.name] = maps, self._weights(op) if op.kernel else ()
+                if stage := stages.get(op.name):
+                    maps = self._on_maps(stage.conv, *read[stage.conv.name], stage)
                 else:
-                    maps = self._on_maps(op, maps)
+                    maps = self._on_maps(op, *read[op.name])
                 activations[op.name] = _side_by_side(maps)
 
         h = place.enter_dense(place.join(maps))
@@ -120,12 +118,14 @@ class AlexNet(nn.Module):
             h = activations[layer] = place.gather_features(h, layer, op.output[-1])
         return h, activations
 
-    def _on_maps(self, op: Operation, maps):
-        """Applies an operation to maps.
+    def _on_maps(self, op: Operation, maps, weights, stage: fused.Stage | None = None):
+        """Applies an operation to maps, or the whole stage that it begins.
 
         Args:
             op: The operation.
             maps: One array per tower of this device, or one array that all towers read.
+            weights: This device's part of its kernel and bias, if it has them.
+            stage: Its stage if that runs as one kernel.
 
         Returns:
             One array per tower of this device.
@@ -134,10 +134,10 @@ class AlexNet(nn.Module):
         towers = place.local_towers(op.towers)
         if op.reads == "both":
             maps = [place.join(maps)]
-        if op.kernel:
-            return apply(op, maps, *self._weights(op), parts=towers)
-        if op.reads == "own":
-            return apply(op, maps, parts=towers)
+        if stage:
+            return fused.run(stage, maps, *weights, parts=towers)
+        if op.kernel or op.reads == "own":
+            return apply(op, maps, *weights, parts=towers)
         whole = apply(op, maps, parts=1)[0]
         return jnp.split(place.own_slice(whole, op.layer, op.output[-1]), towers, axis=-1)
 
