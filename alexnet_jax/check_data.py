@@ -179,5 +179,5 @@ def main(_):
 
 if __name__ == "__main__":
     cli.define_config()
-    cli.define_path("json", None, "A file to write the whole report to.")
+    cli.define_path("json", None, "A file to write the whole report to.", result=True)
     cli.run(main)

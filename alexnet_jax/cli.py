@@ -17,6 +17,7 @@ from ml_collections import config_flags
 from alexnet_jax import distributed
 from alexnet_jax.config import SCHEMA, freeze, load_config_dict, present_name
 from alexnet_jax.errors import UserError, local_path, nearest
+from alexnet_jax.records import files
 from alexnet_jax.runtime import failures, process, settings
 
 
@@ -50,24 +51,42 @@ class _PathParser(flags.ArgumentParser):
 
     syntactic_help = "a path"
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, result: bool):
         self.name = name
+        self.result = result
 
     def parse(self, argument: str) -> str:
         if not argument:
             raise UserError(f"--{self.name} is empty: is a shell variable not set?")
-        return str(local_path(argument))
+        if argument.startswith("--"):  # the next flag, as absl gives it to one without a value
+            raise UserError(
+                f"--{self.name} needs a value, and {argument} follows it; for a file of that name "
+                f"write ./{argument}"
+            )
+        path = local_path(argument)
+        if self.result and (why := files.obstacle(path.parent, made=False)):
+            raise UserError(f"--{self.name}={argument} could not be written at the end: {why}")
+        return str(path)
 
     def flag_type(self) -> str:
         return "path"
 
 
 def define_path(
-    name: str, default: str | None, help_: str, values: flags.FlagValues = flags.FLAGS
+    name: str,
+    default: str | None,
+    help_: str,
+    values: flags.FlagValues = flags.FLAGS,
+    *,
+    result: bool = False,
 ) -> flags.FlagHolder:
-    """Defines a flag that names a file or a folder on this machine's file systems."""
-    serializer = flags.ArgumentSerializer()
-    return flags.DEFINE(_PathParser(name), name, default, help_, values, serializer=serializer)
+    """Defines a flag that names a file or a folder on this machine's file systems.
+
+    With `result` it is a file that is written at the end. Its folder must then be there at the
+    beginning, so that no computed result is lost to a misspelt name.
+    """
+    parser, serializer = _PathParser(name, result), flags.ArgumentSerializer()
+    return flags.DEFINE(parser, name, default, help_, values, serializer=serializer)
 
 
 def run(

@@ -321,5 +321,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("views", 1, "Crops of each image to average: 1, 9 or 10.")
     flags.DEFINE_string("data_dir", "", "The folder of the data, if they have moved.")
     flags.DEFINE_boolean("per_class", False, "Print errors by class, and write WORKDIR/per_class/.")
-    cli.define_path("json", None, "A file to write the results to.")
+    cli.define_path("json", None, "A file to write the results to.", result=True)
     cli.run(main, required=("workdir",))

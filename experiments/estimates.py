@@ -133,5 +133,5 @@ if __name__ == "__main__":
     cli.define_config()
     flags.DEFINE_string("target", "h100", "The card whose estimates to compare with.")
     flags.DEFINE_integer("steps", 20, "Steps under the profiler.")
-    cli.define_path("json", None, "A file to write the result to.")
+    cli.define_path("json", None, "A file to write the result to.", result=True)
     cli.run(main)

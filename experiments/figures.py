@@ -87,10 +87,11 @@ def activations(name: str) -> Drawing:
 
     sweep = studies()[name]
     every = list(itertools.chain(*runs.values()))
+    rates = "its best rate of a search" if read_records(f"{name}_search") else "one rate"
     caption = (
         f"Figure 1, {START[name]}: training error over epochs{_factor(reached)}; in the paper ReLU "
-        f"is at 25% (the line) six times sooner. {drawing.setting(sweep)}, each activation at its "
-        f"best rate of a search; {drawing.seeds(every)}, a line each."
+        f"is at 25% (the line) six times sooner. {drawing.setting(sweep)}, each activation at "
+        f"{rates}; {drawing.seeds(every)}, a line each."
     )
     return Drawing(make, caption)
 

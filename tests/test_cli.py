@@ -94,6 +94,20 @@ def test_paths_are_of_this_machine(monkeypatch, tmp_path):
             values(["command", f"--workdir={address}"])
 
 
+def test_a_result_has_its_folder_before_it_is_computed(tmp_path):
+    """A misspelt name is told at the start, and not after the hours that the result took."""
+    values = flags.FlagValues()
+    cli.define_path("json", None, "A result.", values, result=True)
+    values(["command", f"--json={tmp_path}/new.json"])
+    assert values.json == f"{tmp_path}/new.json"
+    (tmp_path / "file").touch()
+    for folder, why in (("gone", "there is no folder"), ("file", "is no folder")):
+        with pytest.raises(UserError, match=f"^--json=.*could not be written at the end: .*{why}"):
+            values(["command", f"--json={tmp_path}/{folder}/new.json"])
+    with pytest.raises(UserError, match="--json needs a value, and --hlo=x follows it"):
+        values(["command", "--json", "--hlo=x"])
+
+
 def test_names_of_runs_may_have_commas(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b,c", "b"):

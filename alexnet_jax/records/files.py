@@ -57,10 +57,17 @@ def sync(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def obstacle(folder: Path) -> str:
-    """Returns the reason why a folder cannot be made or written, or '' if none is found."""
+def obstacle(folder: Path, *, made: bool = True) -> str:
+    """Returns the reason why a folder cannot be written, or '' if none is found.
+
+    Args:
+        folder: The folder.
+        made: Whether it is made if it is missing.
+    """
     path = folder.absolute()
     there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if there != path and not made:
+        return f"there is no folder {path}; make it first"
     if not there.is_dir():
         return f"{there} is no folder"
     return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} is not writable"
