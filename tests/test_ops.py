@@ -184,9 +184,11 @@ def test_output_sizes():
         (64, 11, 4, (2, 2)),
         (40, 12, 4, (1, 5)),
         (39, 9, 5, (3, 0)),
+        (4, 5, 1, (2, 2)),  # a kernel larger than the maps before it
+        (6, 5, 1, (0, 0)),  # or after it
     ],
 )
-def test_fast_first_conv_equals_the_plain_one(monkeypatch, size, kernel, stride, padding):
+def test_fast_conv_equals_the_plain_one(monkeypatch, size, kernel, stride, padding):
     """Values, with and without a gradient, and both gradients; the fast form is another program."""
     monkeypatch.setattr(conv, "FIRST_CONV_COLUMNS", 0)
 
@@ -288,6 +290,26 @@ def test_the_kernel_equals_its_operators(dtype, size, window, stride, towers):
         np.testing.assert_allclose(
             ours.astype("float32"), theirs.astype("float32"), atol=tolerance * scale
         )
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="oneDNN's convolutions are for CPUs")
+def test_onednn_computes_bfloat16(monkeypatch):
+    """A net in bfloat16 was five times slower on a CPU than in float32; rounding is XLA's."""
+    monkeypatch.setattr(conv, "LEAST_WORK", 0)
+    if not onednn_trial.has_onednn():
+        pytest.skip("this jaxlib's call to oneDNN is not known")
+    rng = np.random.default_rng(0)
+    shapes = (8, 9, 8, 6), (3, 3, 6, 4)
+    operands = [jnp.asarray(rng.normal(size=each), jnp.bfloat16) for each in shapes]
+    fast, plain = (
+        functools.partial(conv.conv, stride=1, padding=(1, 1), form=form) for form in forms.FORMS
+    )
+    assert "onednn" in jax.jit(fast).lower(*operands).as_text()
+    found, expected = (value_and_gradient(jax.jit(f), *operands) for f in (fast, plain))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        ours, theirs = (each.astype("float32") for each in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2**-7 * jnp.abs(theirs).max())
 
 
 def test_small_convs_do_not_call_onednn():

@@ -27,12 +27,16 @@ def conv(x, kernel, *, stride: int, padding: tuple[int, int], form: str | None =
     (feature_group_count) is slower on a CPU, and no faster by the estimates for a GPU
     (docs/speed.md).
     """
-    if not _takes_onednn(x, kernel, stride, padding):
+    if _takes_onednn(x, kernel, stride, padding):
+        fast = _by_onednn_wide
+    elif stride == 1 and _covers(kernel, x, padding):
+        fast = _as_product
+    else:
         return _plain(x, kernel, stride, padding)
     return forms.take(
         "conv",
         form,
-        lambda x, kernel: _by_onednn(x, kernel, stride, padding),
+        lambda x, kernel: fast(x, kernel, stride, padding),
         lambda x, kernel: _plain(x, kernel, stride, padding),
         *_varying_alike(x, kernel),
     )
@@ -111,13 +115,32 @@ def _plain(x, kernel, stride, padding):
     )
 
 
+def _covers(kernel, x, padding) -> bool:
+    """Returns whether a kernel has more pixels than the maps, before or after the convolution."""
+    size = kernel.shape[:2]
+    after = (windows.output_size(n, k, 1, padding) for n, k in zip(x.shape[1:3], size, strict=True))
+    return math.prod(size) > min(math.prod(x.shape[1:3]), math.prod(after))
+
+
+def _as_product(x, kernel, stride, padding):
+    """Convolves by one matrix product of the kernel with the windows.
+
+    XLA swaps a convolution's operands on a CPU where the kernel is the larger one, and is then 20
+    times slower (jaxlib 0.10.2, 5x5 kernels on 4x4 maps).
+    """
+    padded = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    patches = jnp.concatenate(windows.shifted(padded, kernel.shape[0], stride), axis=-1)
+    return patches @ kernel.reshape(-1, kernel.shape[-1])
+
+
 def suits_onednn(x, kernel, stride: int, padding: tuple[int, int]) -> bool:
     """Returns whether oneDNN can compute this convolution, and saves time.
 
     The arrays may be shapes with dtypes.
     """
     fixed = isinstance(x.shape[0], int)  # The batch of an exported function has no fixed size.
-    if not fixed or x.dtype != jnp.float32 or max(padding) >= min(kernel.shape[:2]):
+    known = x.dtype in (jnp.float32, jnp.bfloat16)
+    if not fixed or not known or max(padding) >= min(kernel.shape[:2]):
         return False
     sides = zip(x.shape[1:3], kernel.shape[:2], strict=True)
     places = math.prod(windows.output_size(size, window, stride, padding) for size, window in sides)
@@ -136,6 +159,12 @@ def _varying_alike(*arrays):
         lax.pcast(each, axis, to="varying") if axis else each
         for each, axis in zip(arrays, missing, strict=True)
     ]
+
+
+def _by_onednn_wide(x, kernel, stride, padding):
+    """Computes bfloat16 in float32, as XLA does on a CPU, and rounds the result."""
+    wide = (each.astype(jnp.float32) for each in (x, kernel))
+    return _by_onednn(*wide, stride, padding).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
