@@ -4,7 +4,9 @@ All other modules use only the documented interface of the versions that require
 """
 
 import contextlib
+import logging
 import sys
+from collections.abc import Callable
 
 import jax
 from jax._src import config as jax_config
@@ -48,6 +50,29 @@ def reopen_cache() -> None:
     Without it, jax 0.10.2 keeps the folder with which it first used the cache.
     """
     compilation_cache.reset_cache()
+
+
+def explain_failed_plugins(tell: Callable[[str], None]) -> None:
+    """Makes JAX tell one line where a GPU's plugin finds no GPU, and no longer a traceback."""
+    logger = logging.getLogger("jax._src.xla_bridge")
+    logger.addFilter(_FailedPlugins(tell))
+
+
+class _FailedPlugins(logging.Filter):
+    def __init__(self, tell: Callable[[str], None]):
+        super().__init__()
+        self.tell = tell
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.exc_info or "plugin configuration error" not in str(record.msg):
+            return True
+        plugin = str(record.args[0]).removeprefix("jax_plugins.") if record.args else "a plugin"
+        reason = " ".join(str(record.exc_info[1]).partition(";")[0].split())
+        self.tell(
+            f"JAX computes without {plugin}, which can't start here: {reason}. On a machine with a "
+            "GPU check its driver"
+        )
+        return False
 
 
 def varying_axes(x: jax.Array) -> frozenset[str]:

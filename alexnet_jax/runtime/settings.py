@@ -20,6 +20,7 @@ def set_up_command() -> None:
     """Makes the settings of every command: fewer messages, and a compilation cache."""
     if not flags.FLAGS["verbosity"].present:  # Orbax turns its own progress messages on.
         logging.set_verbosity(logging.WARNING)
+    jax_versions.explain_failed_plugins(lambda line: print(f"warning: {line}", file=sys.stderr))
     # A second start loads the programs that the first has compiled, from the user's cache folder.
     if reason := files.obstacle(cache.folder()):
         advice = "set ALEXNET_JAX_CACHE to a folder that can be written"
