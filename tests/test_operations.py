@@ -158,12 +158,16 @@ def test_the_fused_kernel_is_a_gpus_alone_and_off_by_default():
     model = models.create("alexnet", layers=STAGES, num_classes=4, kernel_init="he")
     images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
     params = jax.jit(model.init)(jax.random.key(1), images)
-    found = {}
-    for fused_kernel in (False, True):
-        traced = jax.jit(model.clone(fused_kernel=fused_kernel).apply).trace(params, images)
-        for platform in ("cpu", "cuda"):
-            found[fused_kernel, platform] = traced.lower(lowering_platforms=(platform,))
-    with_kernel = [key for key, program in found.items() if "triton" in program.as_text()]
-    assert with_kernel == [(True, "cuda")]
-    off, on = (found[fused, "cpu"].compile()(params, images)[0] for fused in (False, True))
+    nets = [model.clone(fused_kernel=fused_kernel) for fused_kernel in (False, True)]
+
+    def has_kernel(net, platform):
+        traced = jax.jit(net.apply).trace(params, images)
+        try:
+            return "triton" in traced.lower(lowering_platforms=(platform,)).as_text()
+        except RuntimeError as error:  # From jax 0.11 on it is lowered only where the GPU is.
+            return "No supported GPU devices" in str(error)
+
+    found = [has_kernel(net, platform) for net in nets for platform in ("cpu", "cuda")]
+    assert found == [False, False, False, True]
+    off, on = (jax.jit(net.apply)(params, images)[0] for net in nets)
     np.testing.assert_array_equal(off, on)

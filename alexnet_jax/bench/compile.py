@@ -47,7 +47,12 @@ def measure(config: Config, options: Options) -> dict:
         lowered = run.train_step.lower(run.abstract_state(), _abstract_batch(run))
         with jax_versions.without_cache():  # such a program can't be read back from it
             compiled = lowered.compile(flags)
-    except jax.errors.JaxRuntimeError as error:
+    except RuntimeError as error:
+        if "No supported GPU devices" in str(error):
+            raise UserError(
+                f"jax {jax.__version__} compiles the kernel of model.fused_kernel only where a GPU "
+                "is: take jax 0.10 for it, or leave the field out"
+            ) from None
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise _too_large(target, config.batch_size, "") from None
