@@ -267,7 +267,7 @@ def test_onednn_conv_of_images_that_vary_over_fewer_axes(monkeypatch):
 
 @pytest.mark.parametrize(
     ("dtype", "size", "window", "stride", "towers"),
-    [("float32", 4, 2, 2, 1), ("float32", 5, 3, 2, 2), ("bfloat16", 5, 3, 2, 2)],
+    [("float32", 4, 2, 2, 2), ("bfloat16", 5, 3, 2, 1)],
 )
 def test_the_kernel_equals_its_operators(dtype, size, window, stride, towers):
     """In float32 to rounding; in bfloat16 their gradients are rounded on the way."""
