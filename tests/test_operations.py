@@ -9,6 +9,7 @@ from alexnet_jax import export, models, summary
 from alexnet_jax.bench.layers import layer_flops
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import Conv, Dense, Stateless, forms
+from alexnet_jax.runtime import jax_versions
 from alexnet_jax.trained.pretrained import open_pretrained
 from tests import tiny
 
@@ -165,7 +166,7 @@ def test_the_fused_kernel_is_a_gpus_alone_and_off_by_default():
         try:
             return "triton" in traced.lower(lowering_platforms=(platform,)).as_text()
         except RuntimeError as error:  # From jax 0.11 on it is lowered only where the GPU is.
-            return "No supported GPU devices" in str(error)
+            return jax_versions.NO_GPU_TO_LOWER_FOR in str(error)
 
     found = [has_kernel(net, platform) for net in nets for platform in ("cpu", "cuda")]
     assert found == [False, False, False, True]

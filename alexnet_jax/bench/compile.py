@@ -48,7 +48,7 @@ def measure(config: Config, options: Options) -> dict:
         with jax_versions.without_cache():  # such a program can't be read back from it
             compiled = lowered.compile(flags)
     except RuntimeError as error:
-        if "No supported GPU devices" in str(error):
+        if jax_versions.NO_GPU_TO_LOWER_FOR in str(error):
             raise UserError(
                 f"jax {jax.__version__} compiles the kernel of model.fused_kernel only where a GPU "
                 "is: take jax 0.10 for it, or leave the field out"

@@ -104,9 +104,9 @@ _add_bias_apart.defvjp(_add_bias_apart_fwd, _add_bias_apart_bwd)
 def _plain(x, kernel, stride, padding):
     before, after = padding
     pads = []
-    for size, window in zip(x.shape[1:3], kernel.shape[:2], strict=True):
-        places = windows.output_size(size, window, stride, padding)
-        end = (places - 1) * stride + window - before - size
+    places = _places(x, kernel, stride, padding)
+    for size, window, count in zip(x.shape[1:3], kernel.shape[:2], places, strict=True):
+        end = (count - 1) * stride + window - before - size
         # cuDNN pads both sides equally, and any other padding makes a copy of the images. So
         # padding that no window reads is left out, as in the paper's first layer at 227 pixels.
         pads.append((before, min(after, max(0, end))))
@@ -117,9 +117,8 @@ def _plain(x, kernel, stride, padding):
 
 def _covers(kernel, x, padding) -> bool:
     """Returns whether a kernel has more pixels than the maps, before or after the convolution."""
-    size = kernel.shape[:2]
-    after = (windows.output_size(n, k, 1, padding) for n, k in zip(x.shape[1:3], size, strict=True))
-    return math.prod(size) > min(math.prod(x.shape[1:3]), math.prod(after))
+    before, after = x.shape[1:3], _places(x, kernel, 1, padding)
+    return math.prod(kernel.shape[:2]) > min(math.prod(before), math.prod(after))
 
 
 def _as_product(x, kernel, stride, padding):
@@ -142,9 +141,14 @@ def suits_onednn(x, kernel, stride: int, padding: tuple[int, int]) -> bool:
     known = x.dtype in (jnp.float32, jnp.bfloat16)
     if not fixed or not known or max(padding) >= min(kernel.shape[:2]):
         return False
-    sides = zip(x.shape[1:3], kernel.shape[:2], strict=True)
-    places = math.prod(windows.output_size(size, window, stride, padding) for size, window in sides)
+    places = math.prod(_places(x, kernel, stride, padding))
     return x.shape[0] * places * math.prod(kernel.shape) >= LEAST_WORK
+
+
+def _places(x, kernel, stride, padding) -> list[int]:
+    """Returns the height and width of the convolution."""
+    sides = zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    return [windows.output_size(size, window, stride, padding) for size, window in sides]
 
 
 def _takes_onednn(x, kernel, stride, padding) -> bool:

@@ -25,6 +25,9 @@ ONEDNN_JAXLIBS = (
     *("0.12.0", "0.12.0.1"),
 )
 
+# What Pallas says from jax 0.11 on where a kernel for GPUs is lowered without one.
+NO_GPU_TO_LOWER_FOR = "No supported GPU devices"
+
 
 def can_be_cached(lowered: jax.stages.Lowered) -> bool:
     """Returns whether XLA can write the compiled program into the compilation cache.
@@ -53,7 +56,10 @@ def reopen_cache() -> None:
 
 
 def explain_failed_plugins(tell: Callable[[str], None]) -> None:
-    """Makes JAX tell one line where a GPU's plugin finds no GPU, and no longer a traceback."""
+    """Makes JAX tell one line where a GPU's plugin finds no GPU, and no longer a traceback.
+
+    If JAX_PLATFORMS asks for that GPU, the error that follows is enough (`failures`).
+    """
     logger = logging.getLogger("jax._src.xla_bridge")
     logger.addFilter(_FailedPlugins(tell))
 
@@ -66,6 +72,8 @@ class _FailedPlugins(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.exc_info or "plugin configuration error" not in str(record.msg):
             return True
+        if jax.config.jax_platforms:
+            return False
         plugin = str(record.args[0]).removeprefix("jax_plugins.") if record.args else "a plugin"
         reason = " ".join(str(record.exc_info[1]).partition(";")[0].split())
         self.tell(
