@@ -3,7 +3,7 @@
 alexnet COMMAND [--help] [OPTIONS]
 
 `alexnet train` is the same as `python -m alexnet_jax.main`; every other command has the name of its
-module, such as `python -m alexnet_jax.evaluate`.
+module, with - for _, such as `python -m alexnet_jax.evaluate`.
 """
 
 import runpy

@@ -134,7 +134,7 @@ def assemble(
     if preprocess is None:
         statistics = data.statistics(dataset, progress=progress)
         dataset = dataset.with_contents(dataset.spec.train_split, statistics.contents)
-        until = _noise_until_step(config.preprocess, steps_per_epoch, total_steps)
+        until = _noise_until_step(config.preprocess, steps_per_epoch)
         preprocess = make_preprocess(statistics, config.preprocess, noise_until_step=until)
     train_step = make_train_step(model, tx, layout, preprocess)
     options = compiler_options(config, layout)
@@ -201,10 +201,13 @@ def _count_steps(config: Config, num_train: int) -> tuple[int, int]:
     return steps_per_epoch, planned
 
 
-def _noise_until_step(spec: PreprocessSpec, steps_per_epoch: int, total_steps: int) -> int:
-    """Returns the first step without colour noise."""
+def _noise_until_step(spec: PreprocessSpec, steps_per_epoch: int) -> int:
+    """Returns the first step without colour noise.
+
+    It is the same for every length of the run, so that a longer run finds its program compiled.
+    """
     until = spec.colour_noise_until_epoch
-    return total_steps if until is None else round(min(until * steps_per_epoch, total_steps))
+    return LARGEST if until is None else round(min(until * steps_per_epoch, LARGEST))
 
 
 def make_model(config: Config, num_classes: int) -> nn.Module:

@@ -10,7 +10,7 @@ they are in both splits, the net is evaluated on images that it was trained on.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from absl import flags
 from alexnet_jax import cli, console
 from alexnet_jax.config import Config
 from alexnet_jax.console.progress import counter
-from alexnet_jax.data import copies, decode, tfrecord, threads
+from alexnet_jax.data import copies, decode, overlap, tfrecord, threads
 from alexnet_jax.data.sources import Source, open_source
 from alexnet_jax.records import files
 
@@ -41,7 +41,9 @@ def check_data(config: Config, progress: Callable[[str, int, int], None]) -> dic
         'reason'}] and includes mapped copies in `data.copies` whose bytes have changed.
         'unlabelled' has the same form and lists images whose label is none of the classes.
         'duplicates' is a list of groups of equal images, each a list of {'split', 'where',
-        'class'}, where the class of an unlabelled image is None.
+        'class'}, where the class of an unlabelled image is None. 'shared' is how many examples of
+        the evaluation split are those of the training split by their names, and 'places' has a line
+        for each split that is read from a folder of another name.
 
     Raises:
         UserError: the data set cannot be opened, for example because a shard is missing.
@@ -81,12 +83,19 @@ def check_data(config: Config, progress: Callable[[str, int, int], None]) -> dic
         ]
         + [{"split": split, "where": path, "reason": reason} for split, path, reason in damaged],
         "unlabelled": unlabelled,
-        "duplicates": [
-            [{"split": split, "where": where, "class": name} for split, where, name in group]
-            for group in same.values()
-            if len(group) > 1
-        ],
+        "duplicates": _duplicates(same.values()),
+        "shared": overlap.shared(train, test),
+        "places": [source.elsewhere for source in sources.values() if source.elsewhere],
     }
+
+
+def _duplicates(groups: Iterable[Sequence[tuple]]) -> list[list[dict]]:
+    """Returns the groups (split, place, class) of equal images that have more than one."""
+    return [
+        [{"split": split, "where": where, "class": name} for split, where, name in group]
+        for group in groups
+        if len(group) > 1
+    ]
 
 
 def _read_all(source: Source, size: int, progress) -> Iterator[tuple]:
@@ -145,6 +154,8 @@ def _show(report: dict, name: str) -> None:
         if len(lines) > LISTED:
             console.say(f"  and {len(lines) - LISTED} more, which --json=FILE lists")
 
+    for line in report["places"]:
+        console.say(line)
     for split, found in splits.items():
         for line in found["left_out"]:
             console.say(f"left out of {split}: {line}")
@@ -155,6 +166,9 @@ def _show(report: dict, name: str) -> None:
             for group in groups
         ]
 
+    if report["shared"]:
+        total = list(splits.values())[-1]["examples"]  # The evaluation's stands last, or alone.
+        console.say(overlap.line(report["shared"], total))
     groups = report["duplicates"]
     for title in ("unreadable", "unlabelled"):
         show(title, [f"{one['where']}: {one['reason']}" for one in report[title]])

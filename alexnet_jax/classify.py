@@ -11,6 +11,7 @@ status is 1 if a picture could not be read; the others are classified all the sa
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -80,9 +81,9 @@ def answer(
     if plot and answers:
         plotted = answers[:PLOTTED]
         titles = names.told_apart([each.picture.name for each in plotted])
+        unique = _unique(shown_names)
         shown = [
-            _plotted(each, title, net, shown_names)
-            for each, title in zip(plotted, titles, strict=True)
+            _plotted(each, title, net, unique) for each, title in zip(plotted, titles, strict=True)
         ]
         plots.predictions(plot, shown)
         more = f", the first {PLOTTED} of {len(answers)}" if len(answers) > PLOTTED else ""
@@ -101,6 +102,15 @@ def class_names(net: Pretrained, names_file: str | None = None) -> tuple[str, ..
         return names.read_names(names_file, count)
     own = names.english(net.class_names[:count])
     return (*own, *(f"class {i}" for i in range(len(own), count)))
+
+
+def _unique(shown_names: Sequence[str]) -> list[str]:
+    """Returns the names, each that several classes share with the class's index behind it.
+
+    In a plot, the right class is marked by its name.
+    """
+    counts = Counter(shown_names)
+    return [f"{name} [{i}]" if counts[name] > 1 else name for i, name in enumerate(shown_names)]
 
 
 def _json(each: Answer, shown_names: Sequence[str]) -> dict:

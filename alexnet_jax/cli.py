@@ -64,9 +64,17 @@ class _PathParser(flags.ArgumentParser):
                 f"write ./{argument}"
             )
         path = local_path(argument)
-        if self.result and (why := files.obstacle(path.parent, made=False)):
-            raise UserError(f"--{self.name}={argument} could not be written at the end: {why}")
+        if self.result:
+            self._check_result(argument, path)
         return str(path)
+
+    def _check_result(self, argument: str, path: Path) -> None:
+        if path.is_dir():
+            raise UserError(f"--{self.name}={argument} is a folder: name a file in it")
+        if files.is_special(path):  # It is not replaced, so its folder need not be writable.
+            return
+        if why := files.obstacle(path.parent, made=False):
+            raise UserError(f"--{self.name}={argument} could not be written at the end: {why}")
 
     def flag_type(self) -> str:
         return "path"

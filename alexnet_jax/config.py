@@ -24,6 +24,7 @@ from ml_collections.config_dict import placeholder
 from alexnet_jax import configs, console
 from alexnet_jax.data.spec import DataSpec
 from alexnet_jax.errors import UserError, local_path, nearest
+from alexnet_jax.fields import typed, with_tuples
 from alexnet_jax.models import AlexNet
 from alexnet_jax.optim import OptimSpec
 from alexnet_jax.parallel import MeshSpec
@@ -201,9 +202,10 @@ def freeze(config: ConfigDict, where: str = "the configuration") -> Config:
     """Returns the `Config` of a ConfigDict; fields that it lacks have their defaults.
 
     Raises:
-        UserError: it has an unknown field; the line says `where`, and names the nearest field.
+        UserError: it has an unknown field; the line says `where`, and names the nearest field. Or a
+            value is of another type than its field, infinite or not a number.
     """
-    return _from_flat(flatten(Config()) | _read(config.to_dict(), where))
+    return _from_flat(flatten(Config()) | _read(config.to_dict(), where, say=True))
 
 
 def override(config: Config, fields: Mapping[str, Any]) -> Config:
@@ -262,7 +264,7 @@ def from_dict(nested: Mapping[str, Any], where: str) -> Config:
         UserError: it has an unknown field.
         ValueError, TypeError, KeyError, AttributeError: it is damaged.
     """
-    given = _LATER_FIELDS | _read(_with_tuples(nested), where)
+    given = _LATER_FIELDS | _read(with_tuples(nested), where)
     if lacking := SCHEMA.keys() - given.keys():
         raise ValueError(f"it has no {', '.join(sorted(lacking))}")
     return _from_flat(given)
@@ -309,8 +311,11 @@ def _say_renamed(name: str) -> None:
     console.say(f"the field {name} is called {_RENAMED[name]} now")
 
 
-def _read(nested: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Returns the fields of a nested dictionary under their present names and values."""
+def _read(nested: Mapping[str, Any], where: str, *, say: bool = False) -> dict[str, Any]:
+    """Returns the fields of a nested dictionary under their present names and values.
+
+    With `say` it prints a line where 0 is read as None.
+    """
     given = {}
     for section, value in nested.items():
         inside = section in SECTIONS.values() and isinstance(value, Mapping)
@@ -320,21 +325,24 @@ def _read(nested: Mapping[str, Any], where: str) -> dict[str, Any]:
         present, value = present_name(name), given[name]
         if present not in SCHEMA:
             raise UserError(f"{where} has an unknown field {name}; {nearest(name, SCHEMA)}")
-        fields[present] = None if value == 0 and present in _ZERO_WAS_NONE else value
+        if value == 0 and present in _ZERO_WAS_NONE:
+            value = None
+            if say:
+                _say_zero(present)
+        fields[present] = value
     return fields
 
 
+@functools.cache  # A name is reported once.
+def _say_zero(name: str) -> None:
+    console.say(f"{name}=0 is read as None, which it meant formerly")
+
+
 def _from_flat(fields: Mapping[str, Any]) -> Config:
+    fields = {name: typed(name, value, SCHEMA[name].type) for name, value in fields.items()}
     specs = {}
     for name, section in SECTIONS.items():
         spec = getattr(Config(), name)
         own = {each.name: fields[f"{section}.{each.name}"] for each in dataclasses.fields(spec)}
         specs[name] = type(spec)(**own)
     return Config(**{name: value for name, value in fields.items() if "." not in name}, **specs)
-
-
-def _with_tuples(value):
-    """Turns lists of JSON back into tuples, because the fields of modules must be hashable."""
-    if isinstance(value, dict):
-        return {name: _with_tuples(each) for name, each in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

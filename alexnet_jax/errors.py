@@ -32,7 +32,14 @@ def choose(value: str, known: Iterable[str], field: str) -> str:
 
 
 def missing(path: Path, what: str = "file") -> UserError:
-    """Returns the error for a missing `path`, which names the most similar name in its folder."""
+    """Returns the error for a missing `path`, which names the most similar name in its folder.
+
+    It tells apart a folder where a file is needed, and a link to what is not there.
+    """
+    if path.is_dir():
+        return UserError(f"'{path}' is a folder: name a {what} in it")
+    if path.is_symlink() and not path.exists():
+        return UserError(f"'{path}' is a link to '{os.readlink(path)}', which is not there")
     folder = path.parent if path.parent.is_dir() else Path()
     beside = [each.name for each in folder.iterdir() if not each.name.startswith(".")]
     hint = f"; {nearest(path.name, beside)}" if beside else ""

@@ -257,6 +257,8 @@ def main(_):
     with counter() as progress:
         runs = [with_split(run, split, progress) for run in runs]
         for workdir, run in zip(workdirs, runs, strict=True):
+            for line in run.data.places:
+                console.say(line)
             say_changes(workdir, run, split)
         results = evaluate_together(
             *(runs, params), split=split, views=views, confusion=given.per_class, progress=progress

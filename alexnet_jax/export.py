@@ -32,6 +32,7 @@ from absl import flags
 from jax import export as jax_export
 
 from alexnet_jax import cli, console, models
+from alexnet_jax.config import read_config
 from alexnet_jax.errors import UserError, choose, local_path, writing
 from alexnet_jax.models import AlexNet
 from alexnet_jax.models.presets import OWT
@@ -42,6 +43,7 @@ from alexnet_jax.trained.pretrained import (
     Pretrained,
     locate,
     open_pretrained,
+    read_description,
     write_weights,
 )
 from alexnet_jax.trained.recipe import Recipe
@@ -89,7 +91,8 @@ def export(
     elif to == "safetensors":
         _require_suffix(out, to, ".safetensors")
         refuse_own_functions(net.model, to)
-        name, fields = _description(net.model)
+        _check_beside(out)
+        name, fields = _description(net.model, locate(path))
         write_weights(out, net, name, fields, {"exported_from": str(path)})
     elif to == "net":
         refuse_own_functions(net.model, to)
@@ -108,9 +111,32 @@ def _write_folder(out: Path, workdir: Path, net: Pretrained, step: int | None) -
         raise UserError(f"--to=net is for runs: '{workdir}' is weights already")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file: --to=net writes a folder")
+    if (out / "config.json").exists():
+        raise UserError(
+            f"--out={out} holds a run's config.json, and commands would read that instead of the "
+            "net: name another folder"
+        )
+    _check_beside(out / WEIGHTS)
     run = net_folder.describe_run(workdir, step)
     source = {"exported_from": workdir.name, "step": run["result"]["step"]}
-    write_weights(out / WEIGHTS, net, *_description(net.model), source, run=run, half=True)
+    name, fields = _description(net.model, workdir)
+    write_weights(out / WEIGHTS, net, name, fields, source, run=run, half=True)
+
+
+def _check_beside(file: Path) -> None:
+    """Raises UserError if the .json beside a .safetensors is there, and describes no net."""
+    beside = file.with_suffix(".json")
+    if not beside.exists():
+        return
+    try:
+        known = {"model", "weights"} <= read_description(file).keys()
+    except (OSError, ValueError, AttributeError):
+        known = False
+    if not known:
+        raise UserError(
+            f"'{beside}' is there and describes no net, and the description of this one would "
+            "replace it: name another --out"
+        )
 
 
 def stablehlo(net: Pretrained, given: str) -> bytes:
@@ -152,15 +178,25 @@ def refuse_own_functions(model: AlexNet, to: str) -> None:
         )
 
 
-def _description(model: AlexNet) -> tuple[str, dict]:
-    """Returns the preset with the model's layers, and the fields that differ from the preset."""
+def _description(model: AlexNet, place: Path) -> tuple[str, dict]:
+    """Returns the preset with the model's layers, and the fields that `models.create` also needs.
+
+    They are those that differ from the preset's, and the module that adds the preset, which the
+    run or the weights at `place` name.
+    """
     name = next(
         n for n, preset in models.PRESETS.items() if preset.fields["layers"] == model.layers
     )
     preset = models.create(name)
     fields = [field.name for field in dataclasses.fields(model)]
     own = {n: getattr(model, n) for n in fields if n not in ("parent", "name", "placement")}
-    return name, {n: value for n, value in own.items() if getattr(preset, n) != value}
+    fields = {n: value for n, value in own.items() if getattr(preset, n) != value}
+    module = (
+        read_config(place).model.module
+        if place.is_dir()
+        else read_description(place)["model"].get("module")
+    )
+    return name, fields | ({"module": module} if module else {})
 
 
 def _check_torchvision(net: Pretrained) -> None:

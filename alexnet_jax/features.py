@@ -153,6 +153,9 @@ def show(
         save(out, found)
         shape = " x ".join(map(str, found.features.shape))
         console.say(f"features: {out}  {layer}  {shape}")
+    if plot and len(found.pictures) < 2:
+        console.say("no plot: no two pictures could be read, so none has a neighbour")
+        plot = None
     if neighbors and found.pictures:
         _show_neighbours(found, neighbors, plot)
     return 1 if len(found.pictures) < len(chosen) else 0

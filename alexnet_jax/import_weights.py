@@ -17,7 +17,13 @@ from absl import flags
 
 from alexnet_jax import cli, console, models
 from alexnet_jax.errors import UserError, choose, local_path, missing
-from alexnet_jax.trained.pretrained import DESCRIPTION, WEIGHTS, Pretrained, write_weights
+from alexnet_jax.trained.pretrained import (
+    DESCRIPTION,
+    WEIGHTS,
+    Pretrained,
+    read_description,
+    write_weights,
+)
 from alexnet_jax.trained.recipe import Recipe
 from alexnet_jax.weights import caffe, cuda_convnet, torchvision
 from alexnet_jax.weights.net import Found, fit
@@ -52,6 +58,7 @@ def import_weights(program: str, path: str | Path, out: str | Path, mean: str | 
     recipe, found = _recipe(found, local_path(mean) if mean else None)
     try:
         name, fields, params = fit(found)
+        _check_finite(params)
     except UserError as error:
         raise UserError(f"'{path}': {error}") from None
     model = models.create(name, **fields)
@@ -64,10 +71,31 @@ def import_weights(program: str, path: str | Path, out: str | Path, mean: str | 
     return said + (f"; {found.note}" if found.note else "")
 
 
+def _check_finite(params: dict) -> None:
+    """Raises UserError if a weight is NaN or infinite: every answer of the net would be, too."""
+    bad = [
+        f"{count:,} in the {kind} of {layer}"
+        for layer, arrays in params.items()
+        for kind, array in arrays.items()
+        if (count := np.count_nonzero(~np.isfinite(array)))
+    ]
+    if bad:
+        raise UserError(
+            f"it has weights that are NaN or infinite ({', '.join(bad)}): the training diverged, "
+            "or the file is damaged"
+        )
+
+
 def _recipe(found: Found, mean_file: Path | None) -> tuple[Recipe, Found]:
     mean = np.asarray(found.mean, np.float32)
     if mean_file:
         mean, class_names = _read_mean(mean_file)
+        outputs = found.layers[-1].bias.shape[-1]
+        if class_names and len(class_names) != outputs:
+            raise UserError(
+                f"'{mean_file}' names {len(class_names)} classes, and the net has {outputs}: "
+                "give the mean of the data that the net was trained on"
+            )
         found = dataclasses.replace(found, class_names=class_names or found.class_names)
         if mean.shape[-1:] != (3,) or mean.ndim not in (1, 3):
             raise UserError(f"'{mean_file}' has a mean of shape {mean.shape}, not [R, R, 3] or [3]")
@@ -78,6 +106,7 @@ def _recipe(found: Found, mean_file: Path | None) -> tuple[Recipe, Found]:
                     f"the net needs a square of {found.image_size} or more"
                 )
             found = dataclasses.replace(found, resize_size=len(mean))
+        _check_mean(mean, mean_file)
     recipe = Recipe(
         image_size=found.image_size,
         resize_size=found.resize_size,
@@ -86,6 +115,30 @@ def _recipe(found: Found, mean_file: Path | None) -> tuple[Recipe, Found]:
         scale=np.asarray(found.scale, np.float32),
     )
     return recipe, found
+
+
+def _check_mean(mean: np.ndarray, file: Path) -> None:
+    """Raises UserError unless the values of a mean are grey levels of 0..255; all may be 0."""
+    levels = "a mean is in grey levels of 0..255"
+    if not np.isfinite(mean).all():
+        raise UserError(f"'{file}' has a mean with values that are NaN or infinite: {levels}")
+    low, high = float(mean.min()), float(mean.max())
+    if low < 0 or high > 255:
+        raise UserError(f"'{file}' has a mean with values of {low:g} to {high:g}: {levels}")
+    if 0 < high <= 1:
+        raise UserError(
+            f"'{file}' has a mean with values of {low:g} to {high:g}: {levels}; multiply one of "
+            "0..1 by 255"
+        )
+
+
+def _mean_line(program: str, out: Path) -> str:
+    """Returns a line about the channel means that an import without --mean subtracts."""
+    mean = read_description(out / WEIGHTS)["preprocess"]["mean"]
+    guess = {"caffe": caffe.MEAN, "cuda_convnet": cuda_convnet.MEAN}[program]
+    whose = "ImageNet's channel means" if tuple(mean) == guess else "as the file says"
+    numbers = ", ".join(f"{x:g}" for x in mean)
+    return f"mean: {numbers} (RGB), {whose}; --mean=FILE subtracts the net's own instead"
 
 
 def _read_mean(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -127,7 +180,7 @@ def main(files):
     said = import_weights(given["from"].value, files[0], given.out, given.mean)
     console.say(f"weights: {given.out}  {said}")
     if given.mean is None and given["from"].value != "torchvision":
-        console.say("mean: ImageNet's channel means; --mean=FILE subtracts the net's own instead")
+        console.say(_mean_line(given["from"].value, local_path(given.out)))
     console.say(f"try: python -m alexnet_jax.classify --weights={given.out} IMAGE")
 
 

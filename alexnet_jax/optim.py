@@ -89,7 +89,7 @@ def make_schedule(spec: OptimSpec, *, steps_per_epoch: int, total_steps: int) ->
     elif spec.schedule == "dexp":
         n = spec.dexp_stages
         values = [start * spec.dexp_factor ** (-i / (n - 1)) for i in range(n)]
-        rate = _staircase(values, _dexp_drops(spec, total_steps))
+        rate = _staircase(values, dexp_drops(spec, total_steps))
     else:
         rate = _staircase([start], [])
     (warmup_steps,) = _to_steps([spec.warmup_epochs], steps_per_epoch)
@@ -117,7 +117,7 @@ def rate_change(
         make_schedule(spec, steps_per_epoch=steps_per_epoch, total_steps=total)
         for total in total_steps
     )
-    drops = {drop for total in total_steps for drop in _dexp_drops(spec, total)}
+    drops = {drop for total in total_steps for drop in dexp_drops(spec, total)}
     for step in sorted({start, *drops}):
         rates = float(before(step)), float(now(step))
         if step >= start and rates[0] != rates[1]:
@@ -125,7 +125,7 @@ def rate_change(
     return None
 
 
-def _dexp_drops(spec: OptimSpec, total_steps: int) -> list[int]:
+def dexp_drops(spec: OptimSpec, total_steps: int) -> list[int]:
     """Returns the steps at which 'dexp' drops the rate."""
     return [math.ceil(i * total_steps / spec.dexp_stages) for i in range(1, spec.dexp_stages)]
 

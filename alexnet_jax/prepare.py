@@ -32,7 +32,7 @@ from alexnet_jax.console.progress import counter
 from alexnet_jax.data import copies, identity, prepared, squares, threads
 from alexnet_jax.data.sources import Source, open_source
 from alexnet_jax.data.squares import Example
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, local_path
 from alexnet_jax.records import files, lock
 
 _JOURNAL = "prepare.jsonl"  # a line about the original, then one for each finished shard
@@ -64,7 +64,7 @@ def prepare(spec: data.DataSpec, out: str | Path, *, raw: bool = False) -> str:
             console.say(f"left out of {split}: {line}")
     form = copies if raw else prepared
     name = form.copy_name(spec.name, resize_size)
-    folder = form.folder(Path(out).expanduser(), name)
+    folder = form.folder(local_path(out), name)
     head = {
         "source": spec.name,
         "fingerprints": {split: source.fingerprint for split, source in sources.items()},
@@ -167,9 +167,15 @@ def _open_journal(path: Path, head: dict, stamps: dict[str, str]) -> dict[str, d
 
 
 def _is_of(kept: object, head: dict, stamps: dict[str, str]) -> bool:
-    """Returns whether a journal's first line means the same as `head`; folders may have moved."""
+    """Returns whether the shards of a journal with the first line `kept` are those of `head`.
+
+    Folders may have moved. Where an unreadable image was an error, no shard has one: the copy may
+    go on skipping them, though not the other way round.
+    """
     if isinstance(kept, dict) and all(is_folder(str(each.get("source"))) for each in (kept, head)):
         kept = kept | {"source": head["source"]}
+    if isinstance(kept, dict) and kept.get("bad_images") == "error":
+        kept = kept | {"bad_images": head["bad_images"]}
     return kept in (head, head | {"fingerprints": stamps})
 
 

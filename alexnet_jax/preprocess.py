@@ -35,6 +35,10 @@ class PreprocessSpec:
         """
         choose(self.mean, MEANS, "data.mean")
         choose(self.colour_noise, COLOUR_NOISES, "data.colour_noise")
+        if self.scale == 0:
+            raise UserError("data.scale=0: all images would be alike; 1 leaves the grey levels")
+        if not self.colour_noise_std >= 0:
+            raise UserError(f"data.colour_noise_std={self.colour_noise_std}: must not be negative")
         until = self.colour_noise_until_epoch
         if until is not None and not until >= 0:
             raise UserError(f"data.colour_noise_until_epoch={until}: must not be negative")

@@ -9,7 +9,7 @@ import jax
 
 from alexnet_jax import console, data, distributed, optim
 from alexnet_jax.assemble import Run, assemble, resolve
-from alexnet_jax.config import NEVER, Config, check_same_run, flatten, to_dict
+from alexnet_jax.config import NEVER, Config, check_same_run, to_dict
 from alexnet_jax.console.progress import counter
 from alexnet_jax.evaluate import evaluate, report_best
 from alexnet_jax.records import (
@@ -62,8 +62,7 @@ def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None
             resolved = resolve(run.config, run.model)
             check_same_run(resolved, workdir)
             kept = resume.check_same_data(workdir, run)
-        fields = flatten(resolved) | {"data.data_dir": kept.train.fingerprint}
-        distributed.check_alike(repr(sorted(fields.items())), workdir, lock.NAME)
+        distributed.check_alike(resume.as_read_here(resolved, run), workdir, lock.NAME)
         if first:
             for line in (f"work directory: {workdir}", *opening_lines(run)):
                 _say(line)
@@ -79,6 +78,7 @@ def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None
         if first:
             for line in notes(config, run, workdir, int(state.step)):
                 _say(line)
+            result.set_aside(workdir)
             files.write_json(workdir / "config.json", to_dict(resolved))
             write_recipe(workdir, kept)
         stop = stack.enter_context(process.noted())  # until everything is written and closed

@@ -4,8 +4,9 @@
         [--out=runs/sweeps] [--data_dir=DIR] [--record]
 
 It reads the checkpoints of finished runs in --out, trains nothing, and prints its measurements.
-With --record it writes experiments/results/NAME/runs.jsonl. `experiments.definition.ANALYSES`
-describes each analysis.
+With --record it writes them to experiments/results/NAME/runs.jsonl, in the place of those of the
+same nets; those of nets that are not in --out stay. `experiments.definition.ANALYSES` describes
+each analysis.
 """
 
 import functools
@@ -24,48 +25,43 @@ from alexnet_jax.errors import UserError, choose
 from alexnet_jax.evaluate import evaluate, evaluate_together, load_run
 from alexnet_jax.features import nearest
 from alexnet_jax.records import provenance
-from experiments.definition import FOLDER, Cell, cell, load_all, load_sweep
-from experiments.record import write_records
+from experiments.definition import FOLDER, Cell, cell, load_sweep
+from experiments.record import read_records, write_records
 
 AVERAGED = 5  # the number of averaged nets, as in the paper's Table 2
 NEAREST = 5
 SHUFFLES = 10_000  # the number of random divisions of conv1's kernels into two towers
 LOW_FREQUENCY = 0.25  # in cycles per pixel
 NEEDED = {"specialisation_large": "kernels"}  # {analysis: its kind of net, if not the baseline}
+# {kind of net: its sweep and variant}. Those of the bench are the ones that are averaged.
+BENCH = {
+    "baseline": ("lrn", "baseline"),
+    "lrn: no LRN": ("lrn", "no LRN"),
+    "lrn: source's form": ("lrn", "source's form"),
+    "lrn: as written": ("lrn", "as written"),
+    "pooling: 2x2, no overlap": ("pooling", "2x2, no overlap"),
+    "weight_decay: no weight decay": ("weight_decay", "no weight decay"),
+}
+KINDS_OF_NET = BENCH | {"kernels": ("kernels", "baseline")}  # conv1 of the paper's size
 
 Trained = tuple[Run, dict]  # a run and its parameters
 
 
 def finished(out: Path) -> dict[str, list[Cell]]:
-    """Returns the finished cells of each kind of net on configs/bench_imagenette.py, by seed.
-
-    A kind has the name of the first sweep that contains it; `baseline` is the configuration itself.
-    `kernels` is the baseline of sweeps/kernels.py, whose conv1 has the paper's size.
-    """
-    found: dict[str, list[Cell]] = {}
-    seen = set()
-    for sweep in load_all():
-        if sweep.base != "configs/bench_imagenette.py" or "num_epochs" in sweep.overrides:
-            continue
-        for variant in sweep.variants:
-            cells = [cell(sweep, variant, seed) for seed in range(AVERAGED)]
-            ended = [each for each in cells if (out / each.folder / "result.json").exists()]
-            if ended and ended[0].digest not in seen:
-                seen.update(each.digest for each in ended)
-                name = f"{sweep.name}: {variant}" if ended[0].overrides else "baseline"
-                found[name] = ended
-    sweep = load_sweep(FOLDER / "kernels.py")
-    large = [cell(sweep, sweep.baseline, seed) for seed in range(sweep.seeds)]
-    if ended := [each for each in large if (out / each.folder / "result.json").exists()]:
-        found["kernels"] = ended
+    """Returns the finished cells of each kind of net, by seed; without the kinds that have none."""
+    found = {}
+    for kind, (name, variant) in KINDS_OF_NET.items():
+        sweep = load_sweep(FOLDER / f"{name}.py")
+        cells = [cell(sweep, variant, seed) for seed in range(min(sweep.seeds, AVERAGED))]
+        if ended := [each for each in cells if (out / each.folder / "result.json").exists()]:
+            found[kind] = ended
     return found
 
 
 def averaging(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Iterator[dict]:
     """Yields, for each kind of net, the mean error of one net and that of five nets averaged."""
-    number = 0
-    for name, cells in runs.items():
-        if len(cells) < AVERAGED:
+    for number, name in enumerate(BENCH):
+        if len(cells := runs.get(name, ())) < AVERAGED:
             continue
         nets, params = zip(*map(load, cells), strict=True)
         *alone, together = evaluate_together(nets, params)
@@ -75,7 +71,6 @@ def averaging(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> I
                 for key in ("top1_error", "top5_error", "loss")
             }
             yield {"variant": variant, "seed": number, "kind": name, "measures": mean}
-        number += 1
 
 
 def views(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Iterator[dict]:
@@ -84,7 +79,7 @@ def views(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> Itera
         run, params = load(each)
         for variant, count in (("centre", 1), ("ten views", 10)):
             result = evaluate(run, params, views=count)
-            yield {"variant": variant, "seed": each.seed, "measures": result}
+            yield {**_own(each), "variant": variant, "measures": result}
 
 
 def specialisation(
@@ -102,13 +97,18 @@ def specialisation(
         shuffled = np.array([gap(rng.permutation(share)) for _ in range(SHUFFLES)])
         own = gap(share)
         told = {
-            "seed": each.seed,
+            **_own(each),
             "towers": [100 * float(half.mean()) for half in np.split(share, 2)],
             "p": float((1 + (shuffled >= own).sum()) / (1 + SHUFFLES)),
         }
         for variant, value in (("kernels shuffled", shuffled.mean()), ("as trained", own)):
             measured = {"colour_gap": float(value), "low_frequency": low}
             yield {"variant": variant, "measures": measured, **told}
+
+
+def _own(trained: Cell) -> dict:
+    """Returns what a record says of the net that was analysed."""
+    return {"seed": trained.seed, "digest": trained.digest}
 
 
 def colour_energy(kernel: np.ndarray) -> np.ndarray:
@@ -149,7 +149,7 @@ def neighbours(runs: dict[str, list[Cell]], load: Callable[[Cell], Trained]) -> 
             near, _ = nearest(queries, NEAREST, base)
             right = 100 * float(np.mean(base_labels[near] == labels[:, None]))
             measured = {"precision_at_5": right}
-            yield {"variant": variant, "seed": each.seed, "measures": measured}
+            yield {**_own(each), "variant": variant, "measures": measured}
 
 
 def features(run: Run, params: dict, split: str) -> dict[str, np.ndarray]:
@@ -204,6 +204,12 @@ def loader(out: Path, data_dir: str = "") -> Callable[[Cell], Trained]:
     return load
 
 
+def add_records(name: str, lines: Sequence[dict]) -> None:
+    """Writes the lines into an analysis' records, in the place of those of the same nets."""
+    measured = {(line["seed"], line["variant"]): line for line in [*read_records(name), *lines]}
+    write_records(name, sorted(measured.values(), key=lambda line: line["seed"]))
+
+
 def main(names: Sequence[str]) -> None:
     """Runs the named analyses, prints them, and records them with --record."""
     for name in names:
@@ -220,7 +226,7 @@ def main(names: Sequence[str]) -> None:
             measures = ", ".join(f"{key} {value:.4g}" for key, value in line["measures"].items())
             say(f"{name}: {line['variant']}, {line['seed']}: {measures}")
         if flags.FLAGS.record:
-            write_records(name, lines)
+            add_records(name, lines)
 
 
 if __name__ == "__main__":

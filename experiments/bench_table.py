@@ -4,7 +4,7 @@
 
 prints it as Markdown from experiments/results/bench/*.jsonl, which `python -m alexnet_jax.bench
 MODE … --record` appends to; `python -m experiments.tables --write` puts it there. A row
-takes the newest record of its configuration and overrides.
+takes the newest record of its configuration and overrides that has the figure.
 """
 
 import json

@@ -6,7 +6,7 @@
 The file may also have these names. OVERRIDES are fields of every variant. SEEDS is the number of
 seeds of each variant (3). UNIT is what else the number of runs counts. BASELINE is the variant with
 which the others are compared ("baseline", or else the first). CLAIM is its number in the ledger.
-MEASURES are names in experiments/compare.py. FAMILY says whether the p values of its variants are
+MEASURES are names in experiments/measures.py. FAMILY says whether the p values of its variants are
 corrected together. PAPER is what the paper says of a variant's difference to the baseline: a number
 in the first measure, "higher" or "lower", or a dict of these by measure. PUBLISHED is what is in
 print of a variant's own first measure. The first line of the file says what the sweep is about. If
@@ -28,6 +28,8 @@ from alexnet_jax.assemble import make_model, resolve, suited
 from alexnet_jax.config import NEVER, Config, flatten, load_config, override
 from alexnet_jax.errors import UserError, choose, nearest
 from alexnet_jax.models import AlexNet, operations
+from experiments import sweep_file
+from experiments.measures import MEASURES
 
 ROOT = Path(__file__).parents[1]  # the folder from which base configurations are named
 FOLDER = Path(__file__).parent / "sweeps"
@@ -134,19 +136,27 @@ def load_sweep(path: str | Path) -> Sweep:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"sweep '{path}' cannot be loaded: {reason}") from None
-    known = {name.upper(): name for name in Sweep.__dataclass_fields__} | {"BASE": "base"}
-    fields = {known[name]: value for name, value in defined.items() if name in known}
-    for name in ("base", "variants"):
-        if not fields.get(name):
-            raise UserError(f"sweep '{path}' defines no {name.upper()}")
+    fields = {name.lower(): value for name, value in defined.items() if name in sweep_file.NAMES}
+    sweep_file.check(path, defined, fields)
     first = next(iter(fields["variants"]))
     if "baseline" not in fields:
         fields["baseline"] = "baseline" if "baseline" in fields["variants"] else first
-    choose(fields["baseline"], fields["variants"], f"sweep '{path}': BASELINE")
-    for name in ("paper", "published"):
-        for variant in fields.get(name, {}):
-            choose(variant, fields["variants"], f"sweep '{path}': {name.upper()}")
-    return Sweep(name=path.stem, about=about, **fields)
+    sweep = Sweep(name=path.stem, about=about, **fields)
+    choose(sweep.baseline, sweep.variants, f"sweep '{path}': BASELINE")
+    for measure in sweep.measures:
+        choose(measure, MEASURES, f"sweep '{path}': MEASURES")
+    for name, said in (("PAPER", sweep.paper), ("PUBLISHED", sweep.published)):
+        for variant, value in said.items():
+            choose(variant, sweep.variants, f"sweep '{path}': {name}")
+            for measure in value if isinstance(value, dict) else ():
+                choose(measure, sweep.measures, f"sweep '{path}': {name} of '{variant}'")
+    shipped = FOLDER / path.name
+    if shipped.exists() and not path.samefile(shipped):
+        raise UserError(
+            f"sweep '{path}': the project has a sweep of this name, whose records it would "
+            "replace; give it another name"
+        )
+    return sweep
 
 
 def load_all() -> list[Sweep]:
@@ -213,6 +223,7 @@ ANALYSES = (
 )
 
 
+@functools.cache
 def studies() -> dict[str, Sweep]:
     """Returns all sweeps and analyses by name, in the order of their claims."""
     every = sorted((*load_all(), *ANALYSES), key=lambda sweep: sweep.claim or 0)

@@ -2,6 +2,7 @@
 
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from matplotlib.figure import Figure
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.trained import plots
-from experiments.compare import MEASURES, AtLeast, by_seed, curve
 from experiments.definition import Sweep, configuration
+from experiments.measures import MEASURES, AtLeast, by_seed, curve
 
 WIDTH = 4.8  # inches: as wide as a telephone shows without making the letters smaller
 DATA = {
@@ -67,9 +68,12 @@ def setting(sweep: Sweep) -> str:
 
 
 def seeds(lines: Sequence[dict]) -> str:
-    """Returns how many seeds the records have."""
-    count = len({line["seed"] for line in lines})
-    return "one seed" if count == 1 else f"{count} seeds"
+    """Returns how many seeds each variant in the records has."""
+    counts = Counter(line.get("variant") for line in lines).values()
+    low, high = min(counts), max(counts)
+    if low < high:
+        return f"{low} to {high} seeds"
+    return "one seed" if low == 1 else f"{low} seeds"
 
 
 def axes(height: float = 3.2, width: float = WIDTH, **options):

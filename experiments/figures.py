@@ -16,7 +16,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 from matplotlib import rcParams
 from matplotlib.figure import Figure
@@ -26,34 +25,33 @@ from alexnet_jax import cli, models
 from alexnet_jax.console import say
 from alexnet_jax.errors import choose
 from alexnet_jax.records import files
-from alexnet_jax.trained import plots
-from experiments import drawing
-from experiments.compare import TARGET, AtLeast, by_seed, curve, value
+from experiments import drawing, findings
 from experiments.definition import Sweep, studies
 from experiments.drawing import Drawing, Missing
+from experiments.heat_maps import dropout_pooling
+from experiments.measures import TARGET, AtLeast, curve, value
 from experiments.net_figures import Net, kernels, neighbours, open_net, predictions
-from experiments.record import read_records
 
 PUBLISHED = Path(__file__).parent / "figures"
 DRAWN = Path("runs/figures")
-INK = plots.LIGHT[1]  # on colours that are pale in both themes
 START = {
     "figure1": "from the initial deviations of 2012",
     "activations": "from He's initial scale",
 }
-BEST = 10.0  # points above the best cell at which a heat map's colours end
 
 
 def records(name: str) -> tuple[Sweep, list[dict]]:
-    """Holds a sweep with its records.
+    """Returns a sweep and its records.
 
     Raises:
         Missing: there are none.
+        UserError: one is of another configuration than the sweep has now.
     """
-    lines = read_records(name)
+    sweep = studies()[name]
+    lines = findings.records(sweep)
     if not lines:
         raise Missing(f"no records of '{name}': run experiments/sweeps/{name}.py")
-    return studies()[name], lines
+    return sweep, lines
 
 
 def activations(name: str) -> Drawing:
@@ -87,7 +85,8 @@ def activations(name: str) -> Drawing:
 
     sweep = studies()[name]
     every = list(itertools.chain(*runs.values()))
-    rates = "its best rate of a search" if read_records(f"{name}_search") else "one rate"
+    searched = findings.records(studies()[f"{name}_search"])
+    rates = "its best rate of a search" if searched else "one rate"
     caption = (
         f"Figure 1, {START[name]}: training error over epochs{_factor(reached)}; in the paper ReLU "
         f"is at 25% (the line) six times sooner. {drawing.setting(sweep)}, each activation at "
@@ -99,10 +98,10 @@ def activations(name: str) -> Drawing:
 def _by_activation(name: str) -> dict[str, list[dict]]:
     """Returns {activation: its records} of a sweep, or else of the best rate of its search."""
     found: dict[str, list[dict]] = {}
-    for line in read_records(name):
+    for line in findings.records(studies()[name]):
         found.setdefault(line["variant"], []).append(line)
     searched: dict[str, list[dict]] = {}
-    for line in read_records(f"{name}_search"):
+    for line in findings.records(studies()[f"{name}_search"]):
         searched.setdefault(line["variant"].partition(",")[0], []).append(line)
 
     def order(line: dict) -> tuple:
@@ -162,55 +161,6 @@ def dropout(name: str) -> Drawing:
         "their dropout. The paper: without it the net overfits, and with it it takes "
         f"about twice the iterations. {drawing.setting(sweep)}; "
         f"{drawing.seeds(lines)}, a line each."
-    )
-    return Drawing(make, caption)
-
-
-def dropout_pooling(name: str) -> Drawing:
-    """Draws a heat map of the mean validation error of each cell, with its deviation over seeds."""
-    sweep, lines = records(name)
-    cells = [line["variant"] for line in lines]
-    rates = list(dict.fromkeys(cell.partition(", ")[0] for cell in cells))
-    poolings = list(dict.fromkeys(cell.partition(", ")[2] for cell in cells))
-    errors = {cell: list(by_seed(lines, cell, "top1_error").values()) for cell in set(cells)}
-    low = min(map(statistics.fmean, errors.values()))
-
-    def make() -> Figure:
-        figure, axes = drawing.axes(3.6)
-        means = np.full((len(rates), len(poolings)), np.nan)
-        for (row, rate), (column, pooling) in itertools.product(
-            enumerate(rates), enumerate(poolings)
-        ):
-            if own := errors.get(f"{rate}, {pooling}"):
-                means[row, column] = statistics.fmean(own)
-                spread = f"\n± {statistics.stdev(own):.1f}" if len(own) > 1 else ""
-                text = f"{means[row, column]:.1f}{spread}"
-                weight = "bold" if means[row, column] == low else "normal"
-                place = {"ha": "center", "va": "center"}
-                axes.text(column, row, text, color=INK, fontweight=weight, **place)
-        # Pale colours only, so that the text reads on all of them.
-        colours = {"cmap": "YlOrRd", "vmin": low, "vmax": low + 2 * BEST}
-        image = axes.imshow(np.minimum(means, low + BEST), aspect="auto", **colours)
-        bar = figure.colorbar(image, ax=axes, label="validation top-1 error, %")
-        bar.ax.set_ylim(low, low + BEST)
-        ticks = [tick for tick in bar.get_ticks() if low <= tick < low + BEST - 0.5]
-        bar.set_ticks(
-            [*ticks, low + BEST], labels=[*(f"{t:.0f}" for t in ticks), f"≥ {low + BEST:.0f}"]
-        )
-        axes.set_xticks(range(len(poolings)), poolings)
-        axes.set_yticks(range(len(rates)), rates)
-        paper = ("dropout 0.5", "max 3x3")
-        if paper[0] in rates and paper[1] in poolings:
-            corner = (poolings.index(paper[1]) - 0.5, rates.index(paper[0]) - 0.5)
-            axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec=INK, lw=2))
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        return figure
-
-    caption = (
-        "Validation error by dropout rate and pooling: mean and deviation over "
-        f"{drawing.seeds(lines)}, the best cell bold, the paper's choice framed. "
-        f"{drawing.setting(sweep)}."
     )
     return Drawing(make, caption)
 
@@ -292,8 +242,6 @@ FROM_RECORDS: dict[str, Callable[[str], Drawing]] = {
     "dropout_few": dropout,
     "dropout": dropout,
     "dropout_pooling": dropout_pooling,
-    "dropout_pooling_long": dropout_pooling,
-    "dropout_pooling_few": dropout_pooling,
 }
 FROM_NETS: dict[str, Callable[[str, Net], Drawing]] = {
     "kernels": kernels,

@@ -46,9 +46,9 @@ class Net:
 def open_net(workdir: str | None, out: Path, data_dir: str) -> Net:
     """Opens the net of the figures that are drawn from one."""
     if not workdir:
-        found = analyse.finished(out).get("kernels")
+        found = [each for each in analyse.finished(out).get("kernels", ()) if each.seed == 0]
         if not found:
-            raise Missing(f"no finished run of experiments/sweeps/kernels.py in '{out}'")
+            raise Missing(f"seed 0 of experiments/sweeps/kernels.py has not ended in '{out}'")
         workdir = out / found[0].folder
     return Net(open_pretrained(workdir), read_config(Path(workdir)), data_dir)
 

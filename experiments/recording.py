@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from alexnet_jax.errors import UserError
 from alexnet_jax.records import lock
 from experiments.definition import Cell, Sweep, cells
 from experiments.record import read_records, read_run, write_records
@@ -25,6 +26,11 @@ def record_sweeps(sweeps: Sequence[Sweep], states: Sequence[State]) -> None:
 
 def _write_records(sweep: Sweep, states: Sequence[State]) -> None:
     old = read_records(sweep.name)
+    if any("digest" not in line for line in old):
+        raise UserError(
+            f"experiments/results/{sweep.name} has records that are no sweep's: give the file of "
+            "the sweep another name"
+        )
     kept = {line["digest"]: line for line in old}
     here = {each.digest: state for state in states for each in state.cells if each.sweep is sweep}
     # Earlier lines are kept if the sweep still contains their runs, whichever seeds are asked for.

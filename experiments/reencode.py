@@ -50,7 +50,8 @@ def write_twice(name: str, data_dir: str, out: Path) -> float:
         UserError: there is no such set in `data_dir`.
     """
     splits = {split: open_source(name, data_dir, split) for split in ("train", "test")}
-    shutil.copytree(Path(data_dir) / name, out / name, dirs_exist_ok=True)
+    if not (out / name).exists() or not (out / name).samefile(Path(data_dir) / name):
+        shutil.copytree(Path(data_dir) / name, out / name, dirs_exist_ok=True)
     twice = f"{name}_twice"
     folder = out / twice / "1.0.0"
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,6 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("name", "cifar10_jpeg", "The TFDS set of JPEGs.")
-    flags.DEFINE_string("data_dir", "", "Where it lies.")
-    flags.DEFINE_string("out", "", "Where both copies will lie, for a sweep's --data_dir.")
+    flags.DEFINE_string("data_dir", None, "Where it lies.")
+    cli.define_path("out", None, "Where both copies will lie, for a sweep's --data_dir.")
     cli.run(main, required=("data_dir", "out"))

@@ -64,7 +64,7 @@ def figures() -> Figures:
         step_bytes=next(
             each["bytes"]
             for each in records("compile", IMAGENET, STEP)
-            if (each["batch_size"], each["devices"]) == (IMAGES_PER_GPU, 1)
+            if (each["target"], each["batch_size"], each["devices"]) == ("h100", IMAGES_PER_GPU, 1)
         ),
         gradients=pairs["data"]["bytes_sent"],
         activations=pairs["towers"]["bytes_sent"] / comms["batch_size"],

@@ -28,6 +28,7 @@ from alexnet_jax.console import say
 from alexnet_jax.errors import UserError, choose
 from experiments import bench_table, findings, ledger, pages, record, results
 from experiments.definition import ROOT, Sweep, load_sweep, studies
+from experiments.measures import AtLeast
 from experiments.tabulate import grid, markdown, rows
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -57,13 +58,17 @@ def comma_separated(sweep: Sweep, lines: Sequence[dict]) -> str:
     writer.writerow(names)
     for row in rows(sweep, lines):
         for name, by_seeds in row.values.items():
-            known = [value for value in by_seeds.values() if value is not None]
+            own = [value for value in by_seeds.values() if value is not None]
+            # A mean over lower bounds would be no mean.
+            known = [] if any(isinstance(value, AtLeast) for value in own) else own
             mean = statistics.fmean(known) if known else None
             sd = statistics.stdev(known) if len(known) > 1 else None
             found = row.against.get(name)
             against = (found.mean, found.low, found.high) if found else (None,) * 3
+            if found and found.at_least:
+                against = (None, found.low, None)
             said = sweep.said(row.variant, name)
-            numbers = (mean, sd, len(known), *against, said)
+            numbers = (mean, sd, len(own), *against, said)
             writer.writerow([row.variant, name, *map(_same_anywhere, numbers)])
     return out.getvalue()
 

@@ -4,8 +4,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.compare import MEASURES, AtLeast, Interval, by_seed, paired
+from experiments.compare import Interval, paired
 from experiments.definition import Sweep
+from experiments.measures import MEASURES, AtLeast, by_seed
 
 
 @dataclass(frozen=True)

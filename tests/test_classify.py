@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from alexnet_jax import classify
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate, load_run
-from alexnet_jax.trained import names, pictures
+from alexnet_jax.trained import names, per_class, pictures, plots
 from alexnet_jax.trained.pretrained import open_pretrained
 from tests import tiny
 
@@ -146,6 +147,50 @@ def test_plot(trained, tmp_path, count):
         shown = np.asarray(image.convert("RGB"))
     assert min(width, height) > 150
     assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 100  # a photograph is in it
+
+
+def test_a_pipe_is_read_once(trained, tmp_path):
+    """As /dev/stdin behind another command: the plot shows what was classified."""
+    pipe, plot = tmp_path / "pipe", tmp_path / "plot.png"
+    os.mkfifo(pipe)
+    data = (trained.images / "test" / "coffee" / "00.png").read_bytes()
+    writer = threading.Thread(target=lambda: pipe.write_bytes(data), daemon=True)
+    writer.start()
+    status = []
+    arguments = (trained.workdir, [str(pipe)])
+    reader = threading.Thread(
+        target=lambda: status.append(classify.answer(*arguments, plot=str(plot), as_json=True)),
+        daemon=True,  # A second reading would wait for ever.
+    )
+    reader.start()
+    reader.join(timeout=120)
+    assert status == [0]
+    assert plot.exists()
+
+
+def test_the_right_answer_is_one_class_of_its_name(trained, tmp_path, monkeypatch):
+    """Where two classes are called the same, as cranes of both kinds are."""
+    names_file, drawn = tmp_path / "names.txt", []
+    names_file.write_text("crane\ncrane\nKies\nRakete\n")
+    monkeypatch.setattr(plots, "predictions", lambda path, shown: drawn.extend(shown))
+    picture = str(trained.images / "test" / "coffee" / "00.png")
+    plot = str(tmp_path / "plot.png")
+    options = {"names_file": str(names_file), "plot": plot, "as_json": True}
+    assert classify.answer(trained.workdir, [picture], **options) == 0
+    ((one,), names_drawn) = drawn, {name for name, _ in drawn[0].bars}
+    assert names_drawn == {"crane [0]", "crane [1]", "Kies", "Rakete"}
+    assert one.right == "crane [1]"  # coffee, and not the astronaut
+
+
+def test_errors_of_classes_whose_names_no_table_can_hold(tmp_path):
+    """Names of folders may be any bytes, and look like formulas."""
+    classes = (os.fsdecode(b"ca\xf1a"), "$a$b$", "plain")
+    title = f"runs/{os.fsdecode(b'ca')}$x_$ {classes[0]}"
+    table, picture = per_class.write(tmp_path / "errors", np.eye(3, dtype=int), classes, title)
+    rows = table.read_text("utf-8").splitlines()
+    assert rows[1:3] == ["ca\\udcf1a,1,0.0000,1,0,0", "$a$b$,1,0.0000,0,1,0"]
+    with Image.open(picture) as image:
+        assert min(image.size) > 150
 
 
 def mistakes(trained, tmp_path):

@@ -1,6 +1,11 @@
 """--help of every command, and arguments that were meant as flags."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,7 +13,8 @@ from absl import flags
 
 from alexnet_jax import cli, evaluate
 from alexnet_jax.__main__ import COMMANDS
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, missing
+from alexnet_jax.records import files
 from tests import tiny
 
 HELP = {
@@ -106,6 +112,52 @@ def test_a_result_has_its_folder_before_it_is_computed(tmp_path):
             values(["command", f"--json={tmp_path}/{folder}/new.json"])
     with pytest.raises(UserError, match="--json needs a value, and --hlo=x follows it"):
         values(["command", "--json", "--hlo=x"])
+    with pytest.raises(UserError, match=r"^--json=\S* is a folder: name a file in it$"):
+        values(["command", f"--json={tmp_path}"])
+
+
+def test_a_result_for_a_device_or_a_pipe_leaves_it_there(tmp_path, monkeypatch):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    with monkeypatch.context() as patch:  # as /dev is for most users
+        patch.setattr(files, "obstacle", lambda folder, **_: f"{folder} is not writable")
+        values = flags.FlagValues()
+        cli.define_path("json", None, "A result.", values, result=True)
+        values(["command", f"--json={pipe}"])
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    files.write_json(pipe, {"error": 12.5})
+    reader.join(timeout=60)
+    assert [json.loads(text) for text in read] == [{"error": 12.5}]
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+PRINTING = """
+import sys
+from alexnet_jax.records import files
+print("before")
+files.write_json(sys.argv[1], {"error": 12.5})
+print("after")
+"""
+
+
+def test_a_result_for_standard_output_stands_among_what_is_printed(tmp_path):
+    """As --json=/dev/stdout > file gives it; the link is another, so that no test replaces it."""
+    link, out = tmp_path / "stdout", tmp_path / "out.txt"
+    link.symlink_to("/proc/self/fd/1")
+    with out.open("w") as file:
+        subprocess.run([sys.executable, "-c", PRINTING, str(link)], cwd=tiny.ROOT, stdout=file)
+    assert link.is_symlink()
+    assert out.read_text().split() == ["before", "{", '"error":', "12.5", "}", "after"]
+
+
+def test_what_is_not_there_is_told_apart(tmp_path):
+    (tmp_path / "net.pth").symlink_to("gone.pth")
+    assert str(missing(tmp_path)) == f"'{tmp_path}' is a folder: name a file in it"
+    broken = f"'{tmp_path}/net.pth' is a link to 'gone.pth', which is not there"
+    assert str(missing(tmp_path / "net.pth")) == broken
+    assert "did you mean 'net.pth'" in str(missing(tmp_path / "net.pht"))
 
 
 def test_names_of_runs_may_have_commas(monkeypatch, tmp_path):

@@ -122,8 +122,39 @@ def test_values_of_another_type_and_unknown_fields_are_refused(tmp_path):
         load_config(own)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("config.seed = None", r"seed=None: must be int"),
+        ("config.data.crop = None", r"data\.crop=None: must be bool"),
+        ("config.optim.drop_factor = float('inf')", r"optim\.drop_factor=inf: must be a finite"),
+        ("config.data.scale = float('nan')", r"data\.scale=nan: must be a finite"),
+        ("return {'per_class': 'no'}", r"per_class='no': must be bool"),
+        ("return {'batch_size': 64.0}", r"batch_size=64\.0: must be int or None"),
+    ],
+)
+def test_a_file_is_held_to_the_types_of_the_fields(tmp_path, line, message):
+    """The flags check the command line, but a ConfigDict takes None, and a dict anything."""
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from alexnet_jax.configs import default\n"
+        "def get_config():\n"
+        "    config = default.get_config()\n"
+        f"    {line}\n"
+        "    return config\n"
+    )
+    with pytest.raises(UserError, match=message):
+        load_config(own)
+
+
+def test_lists_are_tuples_at_any_depth():
+    rates = override(Config(), {"optim.layer_rates": (["conv1", 0, 5],)}).optim.layer_rates
+    assert rates == (("conv1", 0, 5),)
+
+
 def test_names_and_values_of_earlier_commits_are_read(trained, tmp_path, capsys):
     configuration._say_renamed.cache_clear()
+    configuration._say_zero.cache_clear()
     config = read_config(trained.workdir)
     old = to_dict(config)
     old["optim"]["dexp_steps"] = old["optim"].pop("dexp_stages") + 2
@@ -149,6 +180,8 @@ def test_names_and_values_of_earlier_commits_are_read(trained, tmp_path, capsys)
         "    return config\n"
     )
     assert load_config(own) == override(load_config("default"), {"optim.dexp_stages": 6})
+    said = capsys.readouterr().out
+    assert said == "eval_every_steps=0 is read as None, which it meant formerly\n"
 
 
 def test_a_run_is_compared_with_all_that_it_was_started_with(trained):

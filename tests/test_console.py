@@ -57,6 +57,16 @@ def test_lines_are_printed_as_they_are(capsys):
     assert capsys.readouterr().out == text + "\n"
 
 
+def test_tables_are_printed_as_they_are(capsys):
+    """Classes may be called by what rich would read as a style."""
+    names = ("cat [indoor]", "cat [bold]", "[/red]", ":smile:")
+    title, header = "runs/[bold]a", ("class [x]", "error [y]")
+    console.table(title, header, [(name, f"{name}!") for name in names], ("all [z]", "4 [z]"))
+    out = capsys.readouterr().out
+    for text in (title, *header, *names, *(f"{name}!" for name in names), "all [z]", "4 [z]"):
+        assert text in out
+
+
 def test_epoch_lines_name_losses_and_errors():
     train = {"loss": 2.5, "top1_error": 50.0}
     validation = {"loss": 2.0, "top1_error": 44.4444, "top5_error": 12.3456}
@@ -115,6 +125,16 @@ def test_rates_leave_out_compilation_pauses_and_earlier_sessions(capsys):
     out = capsys.readouterr().out.splitlines()
     # 100 steps at one a second; of 169 seconds 69 went into training, and it may go on so.
     assert out[-1].endswith("4:05 left")
+
+
+def test_the_rate_of_the_first_update_leaves_out_compilation():
+    clock = Clock()
+    progress = Progress(1000, 64, enabled=False, clock=clock)
+    clock.now += 60  # compilation
+    progress.advance(1)
+    clock.now += 5
+    assert progress.update(50, 1.0) == pytest.approx(640)
+    assert progress.images_per_second == pytest.approx(640)
 
 
 def test_a_run_of_one_update_has_a_rate():

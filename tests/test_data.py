@@ -522,8 +522,10 @@ def test_the_kept_file_serves_where_the_set_and_tensorflow_are_missing(
         train(place, 1)
 
     # Two versions, neither known to be the one meant.
-    for file in list(cache_folder.glob("*16px-v*")):
-        file.with_name(file.name.replace("16px-v2-", "16px-v2-0")).write_bytes(file.read_bytes())
+    (tmp_path / "elsewhere").rename(place)
+    (place / "train" / "ant" / "00.png").unlink()
+    train(place, 1, backend="device")
+    place.rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="2 versions"):
         train(place, 1, backend="device")
 

@@ -434,9 +434,32 @@ def test_folder_follows_symbolic_links(folder, tmp_path):
 @pytest.mark.parametrize("target", ["nowhere", "z.png"])
 def test_a_link_to_nothing_is_named(folder, target):
     (folder / "train" / "ant" / "z.png").symlink_to(target)
-    (folder / "train" / "loop").symlink_to("loop")
     with pytest.raises(UserError, match=r"ant/z\.png cannot be read"):
         open_source(f"folder:{folder}", None, "train")
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"), [("nowhere", "No such file"), ("dog", "Too many levels of symbolic")]
+)
+def test_a_class_behind_a_link_to_nothing_is_named(folder, target, reason):
+    (folder / "train" / "dog").symlink_to(target)
+    said = f"train/dog is a link to {target} and cannot be followed: {reason}.*repair or remove"
+    with pytest.raises(UserError, match=said):
+        open_source(f"folder:{folder}", None, "train")
+    open_source(f"folder:{folder}", None, "val")
+    # One that is named as an image is no class, and counted as what it is.
+    (folder / "train" / "dog").rename(folder / "train" / "dog.png")
+    left_out = open_source(f"folder:{folder}", None, "train").left_out
+    assert left_out == ("1 image beside the class folders, such as dog.png",)
+
+
+def test_a_split_behind_a_link_to_nothing_is_named(folder):
+    (folder / "test").symlink_to("nowhere")
+    for split in ("train", "val"):
+        open_source(f"folder:{folder}", None, split)
+    for split in ("test", "validation"):  # and not replaced by another
+        with pytest.raises(UserError, match="test is a link to nowhere and cannot be followed"):
+            open_source(f"folder:{folder}", None, split)
 
 
 def test_folder_fingerprint_follows_names_and_sizes_the_stamp_times_too(folder, tmp_path):
@@ -512,6 +535,8 @@ def test_a_missing_split_names_what_is_there(folder):
         ([], "nothing in it"),
         (["a.jpg"], "images directly in it, such as a.jpg"),
         (["train/a.jpg"], "images directly in it, such as a.jpg"),
+        (["train/a.jpg", "train/b.jpg", "test/c.jpg", "test/d.jpg"], "such as a.jpg"),
+        (["train/a.jpg", "val/c.jpg", "more/e.jpg"], "images directly in it, such as a.jpg"),
         (["train/cat/notes.txt"], "holds no images"),
         (["train/cat/a.jpg", "train/dog/b.txt"], "dog holds no images"),
         (["train/cat/a.jpg", "train/dog/1/b.jpg"], "no images but deeper down, such as .*dog/1/b"),

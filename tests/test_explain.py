@@ -100,3 +100,6 @@ def test_what_is_no_picture(trained, tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(UserError, match=r"text\.jpg.*not an image in a known format"):
         explain.explain(str(trained.workdir), str(tmp_path / "text.jpg"), str(tmp_path))
+    folder = str(trained.images / "test" / "coffee")
+    with pytest.raises(UserError, match=r"coffee' has 9 pictures: name one of them$"):
+        explain.explain(str(trained.workdir), folder, str(tmp_path))

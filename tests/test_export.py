@@ -145,6 +145,63 @@ def test_where_it_goes(trained, tmp_path):
         export.export(trained.workdir, "stable", tmp_path / "net.bin")
 
 
+def test_what_is_there_is_not_replaced(trained, tmp_path):
+    """Neither another's .json, nor the reading of a run by that of a net in its folder."""
+    package = tmp_path / "package.json"
+    for text in ('{"name": "mine"}', "[]", "no JSON"):
+        package.write_text(text)
+        with pytest.raises(UserError, match=r"package\.json' is there and describes no net"):
+            export.export(trained.workdir, "safetensors", tmp_path / "package.safetensors")
+        assert package.read_text() == text
+    assert list(tmp_path.iterdir()) == [package]
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"--out=\S*run holds a run's config\.json"):
+        export.export(trained.workdir, "net", run)
+    assert [each.name for each in run.iterdir()] == ["config.json"]
+    for _ in range(2):  # an export of the net again is no harm
+        export.export(trained.workdir, "safetensors", tmp_path / "net.safetensors")
+
+
+OWN_PRESET = """
+from alexnet_jax import models
+from alexnet_jax.config import load_config_dict
+
+layers = (models.Conv("conv1", 8, kernel=5, stride=4, then=("act", "pool")), models.Dense("fc2"))
+models.PRESETS["ownnet"] = models.Preset("a net of this test", {{"layers": layers}})
+
+def get_config():
+    config = load_config_dict("{base}").unlock()
+    config.num_train_steps = 2
+    config.model.name = config.model.module = "ownnet"
+    return config
+"""
+
+
+def test_a_preset_of_ones_own_comes_back(trained, tmp_path, monkeypatch):
+    """The file names the module that adds the preset, for processes that have not imported it."""
+    own, run = tmp_path / "ownnet.py", tmp_path / "run"
+    own.write_text(OWN_PRESET.format(base=trained.config_file))
+    once, again = tmp_path / "once.safetensors", tmp_path / "again.safetensors"
+    picture = next(trained.images.rglob("*.png"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    lines = [
+        ("alexnet_jax.main", f"--config={own}", f"--workdir={run}"),
+        ("alexnet_jax.export", f"--workdir={run}", "--to=safetensors", f"--out={once}"),
+        ("alexnet_jax.export", f"--weights={once}", "--to=safetensors", f"--out={again}"),
+        ("alexnet_jax.export", f"--workdir={run}", "--to=net", f"--out={tmp_path / 'net'}"),
+        ("alexnet_jax.classify", f"--weights={again}", picture),
+        ("alexnet_jax.classify", f"--weights={tmp_path / 'net'}", picture),
+    ]
+    (tmp_path / "outputs").mkdir()
+    done = tiny.commands(lines, tmp_path / "outputs")
+    assert [each.returncode for each in done] == [0] * 6, done
+    assert "coffee" in done[-2].stdout
+    with pytest.raises(UserError, match=r"model\.module 'ownnet' cannot be imported"):
+        open_pretrained(again)  # The folder of the module is not on this process' path.
+
+
 def test_the_command(trained, tmp_path):
     out = tmp_path / "net.safetensors"
     options = (f"--workdir={trained.workdir}", "--to=safetensors")

@@ -23,17 +23,14 @@ BACKENDS = ("device", "tfdata")
 
 
 @pytest.fixture(scope="module")
-def config_file(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    return tiny.make_config(folder / "tiny.py", tiny.make_folder(folder / "photographs"))
+def config_file(trained):
+    return trained.config_file
 
 
 @pytest.fixture(scope="module")
-def whole_run(config_file, tmp_path_factory):
+def whole_run(trained):
     """A run that nothing disturbs: 15 steps, a checkpoint after each 5."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    assert train(load(config_file), workdir) == 0
-    return workdir
+    return trained.workdir
 
 
 def main(config_file, workdir, *flags):

@@ -87,6 +87,11 @@ def test_a_bad_picture_leaves_the_others(trained, tmp_path, capsys):
     assert printed.err.startswith(f"error: {bad}: ")
     assert len(printed.err.splitlines()) == 1
     assert np.load(out)["files"].tolist() == [str(good)]
+    plot = tmp_path / "plot.png"
+    options = {"neighbors": 1, "plot": str(plot)}
+    assert features.show(trained.workdir, [str(bad), str(good)], **options) == 1
+    assert capsys.readouterr().out.startswith("no plot: no two pictures could be read")
+    assert not plot.exists()
     assert features.show(trained.workdir, [str(bad)], out=str(out)) == 1
     assert np.load(out)["files"].tolist() == []
 

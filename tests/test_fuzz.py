@@ -44,7 +44,7 @@ def fuzz(cases):
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    return tiny.make_config(folder / "tiny.py", tiny.make_folder(folder / "photographs", 8, 2))
+    return tiny.make_config(folder / "tiny.py", tiny.make_folder(folder / "photographs"))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from alexnet_jax.errors import UserError
 from alexnet_jax.import_weights import import_weights
 from alexnet_jax.trained.pretrained import open_pretrained
-from alexnet_jax.weights import pickles, torchvision
+from alexnet_jax.weights import caffe, caffe_proto, pickles, torchvision
 from tests import foreign, tiny
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -135,6 +136,38 @@ def test_what_training_programs_put_around_a_net(small, tmp_path, monkeypatch):
             torchvision.read(tmp_path / "x.pth")
 
 
+def test_a_net_beside_its_average_under_the_same_names(small, tmp_path):
+    _, _, weights = golden("torchvision")
+    average = {f"module.{name}": array + 1 for name, array in weights.items()}
+    safetensors.numpy.save_file(weights | average, tmp_path / "x.safetensors")
+    said = r"it has (\S+) twice, as \1 and as module\.\1: save one of the nets$"
+    with pytest.raises(UserError, match=said) as raised:
+        import_weights("torchvision", tmp_path / "x.safetensors", tmp_path / "out")
+    assert len(lines(raised)) == 1
+
+
+def test_numbers_of_types_that_numpy_lacks(tmp_path):
+    head = {"features.0.weight": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}
+    text = json.dumps(head).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(2))
+    with pytest.raises(UserError, match=r"tensors of float8_e4m3fn, which .* float32$") as raised:
+        import_weights("torchvision", tmp_path / "x.safetensors", tmp_path / "out")
+    assert len(lines(raised)) == 1
+
+
+def test_a_damaged_compressed_pth(tmp_path):
+    file = tmp_path / "x.pth"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(range(256)) * 20)
+    data = bytearray(file.read_bytes())
+    start = 30 + len("archive/data.pkl")  # behind the member's header
+    data[start : start + 40] = b"\xff" * 40
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="is no whole state dict of PyTorch") as raised:
+        import_weights("torchvision", file, tmp_path / "out")
+    assert len(lines(raised)) == 1
+
+
 class Module:
     """Pickles as PyTorch's do."""
 
@@ -217,6 +250,21 @@ def test_caffe_preprocessing(small, tmp_path):
     views = open_pretrained(tmp_path / "image").preprocess(picture, 10)
     np.testing.assert_array_equal(views[3], (picture - mean)[21:, :99])
     np.testing.assert_array_equal(views[8], (picture - mean)[21:, :99][:, ::-1])
+
+
+def test_caffes_nets_without_a_mean(small, tmp_path):
+    """A transformation that names no mean subtracts none; of a mean file only its name is told."""
+    _, _, weights = golden("caffenet")
+    file = tmp_path / "x.caffemodel"
+    told = {"data": {"transform_param": {"crop_size": 99}}}
+    file.write_bytes(foreign.caffemodel("caffenet", weights, told=told))
+    import_weights("caffe", file, tmp_path / "none")
+    assert open_pretrained(tmp_path / "none").recipe.mean.tolist() == [0, 0, 0]
+    net = caffe_proto.parse("NetParameter", file.read_bytes())
+    net.layer[0].transform_param.mean_file = "imagenet_mean.binaryproto"
+    file.write_bytes(net.SerializeToString())
+    import_weights("caffe", file, tmp_path / "file")
+    assert open_pretrained(tmp_path / "file").recipe.mean.tolist() == list(caffe.MEAN)
 
 
 CONVS = {  # pad, kernel, stride, group of both nets (BVLC/caffe models/*/train_val.prototxt)
@@ -376,6 +424,57 @@ def test_a_layer_of_unknown_kind_is_listed(tmp_path):
 # What is written
 
 
+def test_weights_that_are_no_numbers(small, tmp_path):
+    _, _, weights = golden("torchvision")
+    weights = {name: array.copy() for name, array in weights.items()}
+    weights["features.3.weight"][0, 0, 0, :2] = np.nan, np.inf
+    weights["classifier.6.bias"][1] = -np.inf
+    safetensors.numpy.save_file(weights, tmp_path / "x.safetensors")
+    said = r"x\.safetensors.*\(2 in the kernel of conv2, 1 in the bias of fc8\)"
+    with pytest.raises(UserError, match=said) as raised:
+        import_weights("torchvision", tmp_path / "x.safetensors", tmp_path / "out")
+    assert len(lines(raised)) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.485, 0.456, 0.406], r"of 0\.406 to 0\.485: .* multiply one of 0\.\.1 by 255$"),
+        ([123, np.nan, 104], "NaN or infinite"),
+        ([123, -117, 104], r"of -117 to 123: a mean is in grey levels of 0\.\.255$"),
+        ([123, 117, 1040], "of 117 to 1040"),
+        ([0, 0, 0], None),
+        ([0, 0.5, 104], None),
+    ],
+)
+def test_means_that_no_pictures_have(small, tmp_path, values, said):
+    _, _, weights = golden("caffenet")
+    net, mean, out = (tmp_path / name for name in ("x.caffemodel", "mean.npy", "out"))
+    net.write_bytes(foreign.caffemodel("caffenet", weights))
+    np.save(mean, np.float32(values))
+    if said is None:
+        import_weights("caffe", net, out, str(mean))
+        assert open_pretrained(out).recipe.mean.tolist() == values
+        return
+    with pytest.raises(UserError, match=said) as raised:
+        import_weights("caffe", net, out, str(mean))
+    assert len(lines(raised)) == 1
+    assert "mean.npy" in str(raised.value)
+
+
+def test_the_mean_of_other_classes(tmp_path):
+    (tmp_path / "net").write_bytes(foreign.checkpoint(foreign.net145_half()))
+    mean = np.full((3 * 120 * 120, 1), 100, np.float32)
+    meta = {"data_mean": mean, "label_names": [f"class {i}" for i in range(1000)]}
+    (tmp_path / "batches.meta").write_bytes(foreign.python2_pickle(meta))
+    with pytest.raises(UserError, match="names 1000 classes, and the net has 10") as raised:
+        import_weights(
+            "cuda_convnet", tmp_path / "net", tmp_path / "out", str(tmp_path / "batches.meta")
+        )
+    assert len(lines(raised)) == 1
+
+
 def test_what_is_written(small, tmp_path):
     _, _, weights = golden("torchvision")
     file = tmp_path / "weights of mine.safetensors"
@@ -420,6 +519,7 @@ def test_the_command(tmp_path):
     run = tiny.command("alexnet_jax.import_weights", file, *options)
     assert run.returncode == 0, run.stderr
     assert "net145_half" in run.stdout
+    assert "mean: 127.3, 119.7, 104.9 (RGB), ImageNet's channel means; --mean=FILE" in run.stdout
     run = tiny.command("alexnet_jax.import_weights", tmp_path / "91.1002", *options)
     assert run.returncode == 1
     assert run.stderr == f"error: no file '{tmp_path / '91.1002'}'; did you mean '91.1001'?\n"

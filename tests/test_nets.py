@@ -11,6 +11,7 @@ import alexnet_jax
 from alexnet_jax import classify, export
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate, load_run
+from alexnet_jax.records import restore
 from alexnet_jax.trained import shipped
 from alexnet_jax.trained.pretrained import open_pretrained, read_description
 from tests import tiny
@@ -75,6 +76,28 @@ def test_what_no_folder_is_made_of(trained, folder, tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             export.export(path, "net", tmp_path / "other", step=step)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_error_is_that_of_the_weights(trained, tmp_path):
+    """Of a run whose best step was not saved, they are those of the best step that was."""
+    run = tmp_path / "run"
+    shutil.copytree(trained.workdir, run)
+    for step in restore.steps(run):
+        if step != FINAL:
+            shutil.rmtree(run / "checkpoints" / str(step))
+    result = json.loads((run / "result.json").read_text())
+    result["best"] |= {"step": 12, "top1_error": 0.125, "kept": False}
+    (run / "result.json").write_text(json.dumps(result))
+    export.export(run, "net", tmp_path / "net")
+    told = read_description(tmp_path / "net" / "weights.safetensors")
+    assert told["source"]["step"] == FINAL
+    expected = {"step": FINAL, "top1_error": result["final"]["top1_error"]}
+    assert told["run"]["result"].items() >= expected.items()
+    result["final"]["step"] = 14
+    (run / "result.json").write_text(json.dumps(result))
+    with pytest.raises(UserError, match="kept no error of step 15, nor of any that is saved"):
+        export.export(run, "net", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

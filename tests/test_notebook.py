@@ -5,6 +5,7 @@ Its cells run in this process, in order and one namespace, which needs no Jupyte
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -33,6 +34,15 @@ def test_the_notebook_on_a_run(trained, tmp_path, monkeypatch, capsys):
     assert out.count("is nearest to") == 12
     assert namespace["logits"].shape == (10, 4)
     assert namespace["activations"]["fc7"].shape == (10, 32)
+
+
+def test_the_first_cell_runs_outside_of_a_checkout(tmp_path, monkeypatch):
+    """As where the package is installed and the notebook was copied."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    namespace = {}
+    exec(cells()[0], namespace)
+    assert namespace["root"] == tmp_path
 
 
 def test_it_is_kept_as_it_ran():

@@ -95,13 +95,14 @@ def test_classes_are_mixed_in_the_stored_order(built):
     assert len({int(example["label"]) for example in dataset}) > len(photos.PHOTOGRAPHS) // 2
 
 
-def test_two_builds_are_byte_identical_and_leave_nothing_else(built, tmp_path, capfd):
-    said = []
-    again = photos.dataset_dir(tmp_path, lambda *what: said.append(what))
-    assert contents(again) == contents(built)
+def test_two_builds_are_byte_identical_and_leave_nothing_else(small, tmp_path, capfd):
+    said, place = [], tmp_path / "again"
+    first = photos.dataset_dir(tmp_path / "first")
+    again = photos.dataset_dir(place, lambda *what: said.append(what))
+    assert contents(again) == contents(first)
     assert said == [("preparing photos", 0, 0)]
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
-    assert [path.name for path in (tmp_path / "photos").iterdir()] == [photos.VERSION]
+    assert [path.name for path in place.iterdir()] == ["photos"]
+    assert [path.name for path in (place / "photos").iterdir()] == [photos.VERSION]
     assert capfd.readouterr().out == ""
 
 

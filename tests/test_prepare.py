@@ -161,9 +161,17 @@ def test_other_data_is_refused(folder, tmp_path):
 
 def test_bad_images(folder, tmp_path, capsys):
     broken = tiny.make_folder(tmp_path / "photographs", train=6, test=2)
-    victim = broken / "train" / "coffee" / "03.png"
+    victim = broken / "train" / "gravel" / "03.png"
     victim.write_bytes(b"not an image")
-    with pytest.raises(UserError, match=r"coffee/03\.png.*data\.bad_images"):
+    with pytest.raises(UserError, match=r"gravel/03\.png.*data\.bad_images"):
+        prepare.prepare(spec(broken), tmp_path / "error")
+    # The message's other advice keeps the shards that were finished.
+    (first,) = (tmp_path / "error").rglob("*train*.tfrecord-00000-*")
+    written = first.stat().st_mtime_ns
+    name = prepare.prepare(spec(broken, bad_images="skip"), tmp_path / "error")
+    assert "left out" in capsys.readouterr().out
+    assert first.stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="with other settings"):  # It has bad images now.
         prepare.prepare(spec(broken), tmp_path / "error")
     name = prepare.prepare(spec(broken, bad_images="skip"), tmp_path / "skip")
     assert "left out" in capsys.readouterr().out

@@ -15,13 +15,14 @@ import pytest
 from PIL import Image
 
 import alexnet_jax
-from alexnet_jax import data
+from alexnet_jax import data, export
 from alexnet_jax.assemble import assemble
 from alexnet_jax.config import check_same_run, load_config, override, read_config
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import load_run
 from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.train import train
+from alexnet_jax.trained import pretrained
 from alexnet_jax.trained.begin import begin_from
 from alexnet_jax.trained.kept import RECIPE
 from alexnet_jax.trained.pretrained import open_pretrained
@@ -171,6 +172,9 @@ def test_arrays_of_other_libraries(trained):
 
 def test_where_nothing_is(trained, tmp_path):
     (tmp_path / "loose.safetensors").write_bytes(b"")
+    (tmp_path / "alone.json").write_text("{}")
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "weights.safetensors").write_bytes(b"")
     for path, said in (
         (tmp_path / "nothing", "no such file or directory"),
         ("~/no such run", "no such file or directory"),
@@ -179,9 +183,27 @@ def test_where_nothing_is(trained, tmp_path):
         ("~nobody-of-this-name/run", "no such user"),
         (tmp_path, r"no config\.json and no weights\.safetensors"),
         (tmp_path / "loose.safetensors", r"loose\.json beside it.*import_weights"),
+        (
+            tmp_path / "part",
+            r"weights\.safetensors' has no weights\.json beside it.*import_weights",
+        ),
+        (tmp_path / "alone.json", r"alone\.safetensors is not there"),
     ):
         with pytest.raises(UserError, match=said):
             open_pretrained(path)
+
+
+def test_weights_are_found_by_their_own_name_alone(trained, tmp_path):
+    """And not those whose name has another ending or version."""
+    export.export(trained.workdir, "safetensors", tmp_path / "net.safetensors")
+    (tmp_path / "net.pth").write_bytes(b"")
+    for path in ("net", "net.json", "net.safetensors"):
+        assert pretrained.locate(tmp_path / path) == tmp_path / "net.safetensors"
+    for path, said in (("net.pth", "net.pth' is no run and no net"), ("net.v2", "no such file")):
+        with pytest.raises(UserError, match=said):
+            pretrained.locate(tmp_path / path)
+    export.export(trained.workdir, "safetensors", tmp_path / "net.v2.safetensors")
+    assert pretrained.locate(tmp_path / "net.v2") == tmp_path / "net.v2.safetensors"
 
 
 # As a beginning

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from alexnet_jax.config import load_config, override
+from alexnet_jax.train import train
 from tests import tiny
 
 STEPS = 6
@@ -74,7 +76,7 @@ def alone(config_file, tmp_path_factory):
         ("--config.mesh.layout=towers", "--config.mesh.model=2"),
     ],
 )
-def test_two_processes_train_as_one(config_file, alone, tmp_path, arguments):
+def test_two_processes_train_as_one(config_file, alone, tmp_path, capsys, arguments):
     processes, outputs = run_two(config_file, tmp_path / "run", *arguments)
     assert [process.returncode for process in processes] == [0, 0], outputs
     lines, expected = tiny.lines(tmp_path / "run"), tiny.lines(alone)
@@ -86,9 +88,6 @@ def test_two_processes_train_as_one(config_file, alone, tmp_path, arguments):
     assert "work directory" not in outputs[1][0]
 
     # One process goes on from the checkpoint of the two.
-    resumed = start(
-        1, *command(config_file, tmp_path / "run", f"--config.num_train_steps={STEPS + 1}")
-    )
-    printed, errors = resumed.communicate(timeout=240)
-    assert resumed.returncode == 0, errors
-    assert f"goes on from step {STEPS}" in printed
+    longer = override(load_config(config_file), {"num_train_steps": STEPS + 1})
+    assert train(longer, tmp_path / "run") == 0
+    assert f"goes on from step {STEPS}" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from alexnet_jax.models import activations
 from alexnet_jax.records import lock
 from experiments import board, definition, record, sweep
 from experiments.definition import cells, load_sweep
+from experiments.recording import record_sweeps
 from experiments.state import plan
 from tests import tiny
 
@@ -178,6 +179,14 @@ def test_the_command_line_says_the_whole_configuration(tmp_path):
         ({"VARIANTS": {}}, "defines no VARIANTS"),
         ({"BASELINE": "bassline"}, "did you mean 'baseline'"),
         ({"PAPER": {"lo": 1.0}}, "did you mean 'low'"),
+        ({"PAPER": {"low": {"top1_eror": 1.0}}}, "did you mean 'top1_error'"),
+        ({"PAPER": 1.4}, "PAPER = 1.4 is no dict"),
+        ({"MEASURES": "top1_error"}, "MEASURES = 'top1_error' is no tuple"),
+        ({"MEASURES": ("top1_eror",)}, "did you mean 'top1_error'"),
+        ({"SEEDS": 0}, "SEEDS = 0 is not positive"),
+        ({"SEED": 5}, "unknown SEED; did you mean SEEDS"),
+        ({"OVERRIDE": {"num_epochs": 1}}, "unknown OVERRIDE; did you mean OVERRIDES"),
+        ({"VARIANTS": {"low": 0.1}}, "the fields of 'low', 0.1, are no dict"),
         ({"BASE": "configs/nothing.py"}, "no configuration file"),
         ({"OVERRIDES": {"model.dropot": 0.1}}, "did you mean 'model.dropout'"),
         ({"OVERRIDES": {"num_epochs": "many"}}, "'baseline': "),
@@ -197,6 +206,16 @@ def test_a_missing_or_broken_definition_is_a_line(tmp_path):
     (tmp_path / "broken.py").write_text("BASE = (\n")
     with pytest.raises(UserError, match="cannot be loaded: SyntaxError"):
         load_sweep(tmp_path / "broken.py")
+
+
+def test_the_projects_records_are_not_replaced_by_a_file_of_their_name(tmp_path, results):
+    with pytest.raises(UserError, match="the project has a sweep of this name"):
+        load_sweep(make_sweep(tmp_path, RATES, name="dropout"))
+    own = load_sweep(make_sweep(tmp_path, RATES, name="imagenette"))
+    record.write_records("imagenette", [{"seed": 0, "final": {}}])
+    with pytest.raises(UserError, match="has records that are no sweep's"):
+        record_sweeps([own], plan([own], tmp_path / "runs"))
+    assert record.read_records("imagenette") == [{"seed": 0, "final": {}}]
 
 
 def test_every_sweep_of_the_project_builds_its_nets_and_shares_the_baseline():

@@ -26,9 +26,8 @@ STEPS = 15  # of 80 images in batches of 16, three epochs
 
 
 @pytest.fixture(scope="module")
-def config_file(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    return tiny.make_config(folder / "tiny.py", tiny.make_folder(folder / "photographs"))
+def config_file(trained):
+    return trained.config_file
 
 
 def load(config_file, **changes):
@@ -37,11 +36,9 @@ def load(config_file, **changes):
 
 
 @pytest.fixture(scope="module")
-def whole_run(config_file, tmp_path_factory):
+def whole_run(trained):
     """A run that nothing disturbs."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    assert train(load(config_file), workdir) == 0
-    return workdir
+    return trained.workdir
 
 
 def final_params(workdir):
@@ -176,22 +173,28 @@ def test_a_short_run_says_what_it_does_not_reach_and_a_longer_one_what_changes(
         optim__layer_rates=(("conv1", 0.1, 2.0),),
         optim__schedule="dexp",
         optim__dexp_factor=64.0,
+        optim__drop_epochs=(1.0,),
     )
     assert train(config, tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert "after 1 epoch: what is set for later is left out (optim.layer_rates of conv1 at 2)" in (
         said
     )
+    assert "optim.drop_epochs has no effect, because optim.schedule is 'dexp'" in said
     assert " 0 images/s" not in said
     assert "top-5" not in said  # of four classes
     assert [line["step"] for line in tiny.lines(tmp_path / "run", split="train")] == [5]
 
-    config = override(config, {"num_epochs": 2})
+    config = override(config, {"num_epochs": 4, "num_train_steps": 10})
+    first = (tmp_path / "run" / "result.json").read_bytes()
     assert train(config, tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert "the learning rate of optim.schedule='dexp' changes: from step 6 on it is" in said
     assert "instead of 0.0001562" in said
-    assert "is left out" in said
+    assert "; drops of optim.schedule='dexp' after steps 10, 15)" in said
+    # The first result isn't that of the longer run, of which there was none until its end.
+    assert (tmp_path / "run" / "result-5.json").read_bytes() == first
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["final"]["step"] == 10
 
 
 def test_both_backends_give_the_same_run(config_file, whole_run, tmp_path):
@@ -353,7 +356,7 @@ def test_a_second_run_in_one_work_directory_is_refused(config_file, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_taken(
-    config_file, whole_run, tmp_path
+    config_file, whole_run, tmp_path, capsys
 ):
     workdir = tmp_path / "run"
     assert train(load(config_file, num_train_steps=10), workdir) == 0
@@ -363,9 +366,8 @@ def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_taken(
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
-    done = start(config_file, workdir)
-    output, _ = done.communicate()
-    assert done.returncode == 0, output
+    assert train(load(config_file), workdir) == 0
+    output = capsys.readouterr().out
     assert "10.corrupt-1" in output
     assert "goes on from step 5" in output
     assert (workdir / "checkpoints/10.corrupt-1").is_dir()

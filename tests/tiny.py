@@ -1,9 +1,13 @@
 """A small real data set and the smallest eight-layer net, for tests that run whole commands."""
 
+import contextlib
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,20 +76,27 @@ def make_config(path: Path, folder: Path) -> Path:
     return path
 
 
-def command(module: str, *arguments, env=None, **options) -> subprocess.CompletedProcess:
-    """Runs `python -m module arguments` from the project's root; output is captured."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | (env or {}),
-        capture_output=True,
-        text=True,
-        **options,
-    )
+def command(module: str, *arguments, env=None) -> subprocess.CompletedProcess:
+    """Runs `python -m module arguments` from the project's root; output is captured.
+
+    With variables of its own, `env`, it is a process that starts anew, else a fork of `_forks`.
+    """
+    line = [module, *map(str, arguments)]
+    if env:
+        return subprocess.run(
+            [sys.executable, "-m", *line],
+            cwd=ROOT,
+            env=os.environ | env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        return _forked(line, Path(folder, "out"), Path(folder, "err"))
 
 
-# Imports once what all commands import, then runs each command line in a fork of its own: nothing
-# has touched a device before.
+# Imports once what all commands import, then runs each command line that it reads in a fork of its
+# own: nothing has touched a device before.
 FORKS = """
 import json, os, runpy, sys
 from alexnet_jax import bench, cli, prepare, train
@@ -94,21 +105,26 @@ from experiments import figures, scale, tables
 def read_flags(_, *, takes_files=False, required=(), instead_of_config=()):
     cli._parse(sys.argv, takes_files, required, instead_of_config)
 
-lines, read = json.load(sys.stdin), int(sys.argv[2])
-for number, (module, *arguments) in enumerate(lines):
+for request in sys.stdin:
+    (module, *arguments), out, err, read, environment = json.loads(request)
     child = os.fork()
     if child == 0:
-        for descriptor, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"{sys.argv[1]}/{number}.{name}", os.O_CREAT | os.O_WRONLY), descriptor)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for descriptor, name in ((1, out), (2, err)):
+            os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY), descriptor)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
         sys.modules.pop(module, None)
         sys.argv[1:] = arguments
-        if number >= len(lines) - read:
+        if read:
             cli.run = read_flags
         status = 0
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as end:
-            status = end.code if isinstance(end.code, int | None) else print(end.code) or 1
+            known = isinstance(end.code, int | None)
+            status = end.code if known else print(end.code, file=sys.stderr) or 1
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status or 0)
@@ -116,30 +132,46 @@ for number, (module, *arguments) in enumerate(lines):
 """
 
 
+@functools.cache
+def _forks() -> subprocess.Popen:
+    """The process that forks; it ends with this one, which closes its standard input."""
+    return subprocess.Popen(
+        [sys.executable, "-c", FORKS],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+
+
+def _forked(line: list[str], out: Path, err: Path, *, read: bool = False):
+    """Runs a command line in a fork; with `read` only its flags are read."""
+    forks = _forks()
+    try:
+        request = json.dumps([line, str(out), str(err), read, dict(os.environ)])
+        print(request, file=forks.stdin, flush=True)
+        status = int(forks.stdout.readline())
+    except BaseException:  # Of a test that ran out of time, say: the next command starts afresh.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(forks.pid, signal.SIGKILL)
+        _forks.cache_clear()
+        raise
+    return subprocess.CompletedProcess(line, status, out.read_text(), err.read_text())
+
+
 def commands(
     command_lines: Iterable[Sequence], folder: Path, read: int = 0
 ) -> list[subprocess.CompletedProcess]:
     """Runs `python -m MODULE ARGUMENTS` for each line (module, *arguments), one after the other.
 
-    As `command`, without the seconds that each start takes; `folder`, an empty one, keeps outputs.
-    Of the last `read` lines only the flags are read.
+    As `command`; `folder`, an empty one, keeps outputs. Of the last `read` lines only the flags are
+    read.
     """
-    command_lines = [list(map(str, line)) for line in command_lines]
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS, str(folder), str(read)],
-        cwd=ROOT,
-        input=json.dumps(command_lines),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    outputs = [
-        [(folder / f"{number}.{name}").read_text() for name in ("out", "err")]
-        for number in range(len(command_lines))
-    ]
+    lines = [list(map(str, line)) for line in command_lines]
     return [
-        subprocess.CompletedProcess(line, int(status), *output)
-        for line, status, output in zip(command_lines, done.stdout.split(), outputs, strict=True)
+        _forked(line, folder / f"{n}.out", folder / f"{n}.err", read=n >= len(lines) - read)
+        for n, line in enumerate(lines)
     ]
 
 

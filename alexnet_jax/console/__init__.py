@@ -112,13 +112,18 @@ def table(
     rows: Sequence[Sequence[str]],
     footer: Sequence[str] | None = None,
 ) -> None:
-    """Prints a table of texts; all columns but the first are aligned right, as numbers are."""
-    shown = Table(title=title or None, title_justify="left", box=box.SIMPLE)
+    """Prints a table of texts; all columns but the first are aligned right, as numbers are.
+
+    The texts are printed as they are: in a str, rich would take "[indoor]" for a style.
+    """
+    named = Text(title, style="table.title") if title else None
+    shown = Table(title=named, title_justify="left", box=box.SIMPLE)
     shown.show_footer = footer is not None
     for i, name in enumerate(header):
-        shown.add_column(name, footer[i] if footer else "", justify="right" if i else "left")
+        under = Text(footer[i] if footer else "")
+        shown.add_column(Text(name), under, justify="right" if i else "left")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(Text, row))
     stdout().print(shown)
 
 

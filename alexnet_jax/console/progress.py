@@ -63,6 +63,10 @@ class Progress:
 
     def advance(self, step: int) -> None:
         """Shows that the steps up to `step` have been started."""
+        if step == self._start_step + 1 and self._last[0] == self._start_step:
+            # The step's program has been compiled by now, which no rate should include.
+            self._start = self._clock()
+            self._last = (self._start_step, self._start - self._paused)
         shown = f"{step:,}/{self._num_steps:,}  {self._state}".rstrip()
         if self._bar:
             self._bar(description="training", completed=step, state=shown)

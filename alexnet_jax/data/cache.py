@@ -5,19 +5,30 @@ import json
 import os
 import re
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import platformdirs
 
+from alexnet_jax.errors import UserError, local_path
 from alexnet_jax.records import files
 
 
 def folder() -> Path:
-    """Returns the cache folder: $ALEXNET_JAX_CACHE, or else the platform's own place for caches."""
+    """Returns the cache folder: $ALEXNET_JAX_CACHE, or else the platform's own place for caches.
+
+    Raises:
+        UserError: the variable holds no path on this machine.
+    """
     chosen = os.environ.get("ALEXNET_JAX_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("alexnet_jax"))
+    if not chosen:
+        return Path(platformdirs.user_cache_dir("alexnet_jax"))
+    try:
+        return local_path(chosen)
+    except UserError as error:
+        raise UserError(f"$ALEXNET_JAX_CACHE: {error}") from None
 
 
 def slug(*parts: str) -> str:
@@ -47,11 +58,17 @@ def store(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
         np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Returns what `write` wrote, or None if there is no such file or it is damaged."""
+def read(
+    path: Path, only: Collection[str] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """Returns what `write` wrote, or None if there is no such file or it is damaged.
+
+    With `only`, the arrays of other names aren't read.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+            names = file.files if only is None else ("meta", *only)
+            arrays = {key: file[key] for key in names}
         return arrays, json.loads(arrays.pop("meta").item())
     except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
         return None

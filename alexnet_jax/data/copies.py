@@ -16,8 +16,8 @@ import numpy as np
 
 from alexnet_jax.data import identity, prepared, squares
 from alexnet_jax.data.identity import normal_name
-from alexnet_jax.data.sources import OtherClasses, Source
-from alexnet_jax.errors import UserError
+from alexnet_jax.data.sources import OtherClasses, Source, plain_name
+from alexnet_jax.errors import UserError, local_path
 from alexnet_jax.records import files
 
 FORMAT = 1  # Raise it when the files change, or the pixels that `decode` gives.
@@ -103,7 +103,7 @@ def find(
         NoCopy: no copy in `folder` is of these data at this size.
         UserError: the copy is damaged, or has undecodable images.
     """
-    folder = Path(folder).expanduser()
+    folder = local_path(folder)
     others = []
     for place, meta in _read_all(folder):
         if other := _difference(meta, name, split, resize_size, source):
@@ -125,7 +125,7 @@ def damaged(
 ) -> list[tuple[str, str, str]]:
     """Reads the copies in `folder`. Returns (split, file, reason) of each file that was altered."""
     found = []
-    for place, meta in _read_all(Path(folder).expanduser()):
+    for place, meta in _read_all(local_path(folder)):
         for split, kept in meta["splits"].items():
             for done, shard in enumerate(kept["shards"], start=1):
                 path = place / shard["file"]
@@ -164,7 +164,8 @@ def _difference(meta: dict, name: str, split: str, resize_size: int, source: Sou
     if meta["resize_size"] != resize_size:
         return f"has squares of {meta['resize_size']} pixels"
     if source is None:
-        if meta["source"] != name:
+        # Earlier commits wrote a relative name as it was given.
+        if plain_name(meta["source"]) != name:
             return f"is of {meta['source']!r}"
         return "" if split in meta["splits"] else f"has no split {split!r}"
     for part in source.parts:

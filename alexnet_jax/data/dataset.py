@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from alexnet_jax.data import decoded, opening, tfdata
+from alexnet_jax.data import decoded, opening, overlap, tfdata
 from alexnet_jax.data.identity import Identity
 from alexnet_jax.data.opening import Opened
 from alexnet_jax.data.sources import Progress, Source, plain_name
@@ -26,6 +26,9 @@ class Data:
             bad, as `statistics` and the streams of the backend 'tfdata' do, writes it down there.
         contents: the digest of each split that was read as a whole.
         choice: why the backend is what it is, in a line; empty where the specification named it.
+        places: a line for each place that open splits come from and that their names don't say.
+        shared: how many examples of the evaluation split are those of the training split, as far
+            as that is known without comparing images.
     """
 
     spec: DataSpec
@@ -36,6 +39,8 @@ class Data:
     bad: Mapping[str, dict[int, str]] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)
     choice: str = ""
+    places: tuple[str, ...] = ()
+    shared: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -100,7 +105,8 @@ def _with(data: Data, sources: Mapping[str, Source | None], progress: Progress |
     for split, each in opened.items():
         if each.class_names != data.class_names:
             raise UserError(f"split {split!r} of {spec.name!r} has other classes than training had")
-    return _holding(replace(data, spec=spec, choice=choice), opened)
+    places = (*data.places, *opening.places(spec, sources, opened))
+    return _holding(replace(data, spec=spec, choice=choice, places=places), opened)
 
 
 def _holding(data: Data, opened: Mapping[str, Opened]) -> Data:
@@ -145,7 +151,17 @@ def open_data(
         )
     data = Data(spec, known.class_names, resize_size, known.num_examples)
     test = opening.find_source(spec, spec.eval_split, resize_size, known.class_names, progress)
-    return _with(data, {spec.train_split: train, spec.eval_split: test}, progress)
+    data = _with(data, {spec.train_split: train, spec.eval_split: test}, progress)
+    return replace(data, shared=_shared(data, train, test))
+
+
+def _shared(data: Data, train: Source | None, test: Source | None) -> int:
+    """Returns `Data.shared`; the sources are None where they aren't on this machine."""
+    splits = data.spec.train_split, data.spec.eval_split
+    contents, others = (data.contents.get(split) for split in splits)
+    if splits[0] == splits[1] or (contents and contents == others):
+        return data.num_eval
+    return overlap.shared(train, test) if train and test else 0
 
 
 def open_for_evaluation(

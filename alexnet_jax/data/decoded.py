@@ -3,11 +3,11 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data import cache, identity, squares
+from alexnet_jax.data import cache, control_groups, identity, squares
 from alexnet_jax.data.identity import normal_name
 from alexnet_jax.data.sources import Source
 from alexnet_jax.errors import UserError
@@ -65,6 +65,7 @@ def load(
 ) -> Squares:
     """Returns the decoded split, from the cache folder if it is there, or else decoded and kept.
 
+    What was kept with images that another version of the decoder found bad is decoded again.
     `progress(what, done, total)` is called while decoding. Raises UserError if the squares would
     leave less than `RESERVE` of the free memory, or if an image cannot be decoded and `skip_bad`
     isn't set.
@@ -81,7 +82,7 @@ def load(
     path = _path(source, resize_size)
     names = ("fingerprint", "origin", "files", "left_out")
     known = {name: getattr(source, name) for name in names}
-    if (kept := _read(path, skip_bad)) and kept.stamp == source.stamp:
+    if (kept := _read(path, skip_bad, source)) and kept.stamp == source.stamp:
         return replace(kept, **known)
 
     count = source.num_examples
@@ -119,7 +120,7 @@ def is_kept(source: Source, resize_size: int) -> bool:
     return _path(source, resize_size).exists()
 
 
-def _path(source: Source, resize_size: int) -> Any:
+def _path(source: Source, resize_size: int) -> Path:
     return cache.folder() / _file_name(source.name, source.split, resize_size, source.stamp)
 
 
@@ -130,13 +131,29 @@ def load_kept(name: str, split: str, resize_size: int, *, skip_bad: bool = False
     """
     found = cache.folder().glob(_file_name(name, split, resize_size, "*", version="[0-9]"))
     # Each version of the data set has the file that was decoded last.
-    files = list({file.stem.rpartition("-")[2]: file for file in sorted(found)}.values())
+    files = list({_version(file): file for file in sorted(found, key=_age)}.values())
     if len(files) > 1:
         raise UserError(
             f"data set {name!r} isn't here, and its decoded files are of {len(files)} versions:"
             f" keep one of {', '.join(map(str, files))}"
         )
-    return _read(files[0], skip_bad) if files else None
+    return _read(files[0], skip_bad, None) if files else None
+
+
+def _age(file: Path) -> tuple[str, float]:
+    """Returns what sorts kept files: their format, and when they were written."""
+    return file.stem.split("-")[-2], file.stat().st_mtime
+
+
+def _version(file: Path) -> object:
+    """Returns what is the same for kept files that hold the same examples, whatever their stamps.
+
+    The same files have other stamps on another machine, for they have other times there.
+    """
+    arrays, meta = cache.read(file, only=["class_names"]) or ({}, {})
+    contents = meta.get("identity", ("", "", ""))[1]
+    # Early commits kept no digest of the contents.
+    return (contents, *arrays["class_names"]) if contents else file.stem.rpartition("-")[2]
 
 
 def _file_name(
@@ -145,7 +162,7 @@ def _file_name(
     return f"{cache.slug(name, split)}-{resize_size}px-v{version}-{stamp[:16]}.npz"
 
 
-def _write(path: Any, decoded: Squares, resize_size: int) -> None:
+def _write(path: Path, decoded: Squares, resize_size: int) -> None:
     meta = {
         "name": decoded.name,
         "split": decoded.split,
@@ -153,6 +170,7 @@ def _write(path: Any, decoded: Squares, resize_size: int) -> None:
         "identity": [decoded.fingerprint, decoded.contents, decoded.origin],
         "resize_size": resize_size,
         "bad": list(decoded.bad.items()),
+        "decoder": squares.decoder(),
     }
     arrays = {
         "squares": decoded.squares,
@@ -163,11 +181,14 @@ def _write(path: Any, decoded: Squares, resize_size: int) -> None:
     cache.write(path, arrays, meta)
 
 
-def _read(path: Any, skip_bad: bool) -> Squares | None:
+def _read(path: Path, skip_bad: bool, source: Source | None) -> Squares | None:
+    """Returns what `_write` wrote; None where it doesn't serve and `source` has to be decoded."""
     kept = cache.read(path)
     if kept is None:
         return None
     arrays, meta = kept
+    if source and squares.outdated(meta):
+        return None
     if meta["bad"] and not skip_bad:
         raise UserError(squares.bad_image(meta["bad"][0][1]))
     if not np.isin(arrays["labels"], range(len(arrays["class_names"]))).all():
@@ -189,7 +210,12 @@ def _read(path: Any, skip_bad: bool) -> Squares | None:
 
 
 def free_memory() -> int:
-    """Returns the bytes that this process may still take."""
+    """Returns the bytes that this process may still take, of the machine and its control groups."""
+    return min([_available(), *control_groups.memory()])
+
+
+def _available() -> int:
+    """Returns the bytes that the machine has free."""
     try:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":", 1) for line in file)

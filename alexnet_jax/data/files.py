@@ -35,6 +35,25 @@ def subfolders(folder: Path) -> list[str]:
     return [entry.name for entry in visible(folder) if is_folder(entry)]
 
 
+def broken_links(folder: Path) -> dict[str, str]:
+    """Returns {name: the message about it} of links that nothing tells to be no folders.
+
+    They lead nowhere or to where this process may not look, and aren't named as images are.
+    """
+    found = {}
+    for entry in visible(folder):
+        if not entry.is_symlink() or is_image(entry):
+            continue
+        try:
+            entry.stat()
+        except OSError as error:
+            found[entry.name] = (
+                f"{entry.path} is a link to {os.readlink(entry.path)} and cannot be followed:"
+                f" {error.strerror}; repair or remove it"
+            )
+    return found
+
+
 def is_image(path: str | os.PathLike) -> bool:
     """Returns whether a file's name ends as an image's does."""
     return suffix(path) in decode.SUFFIXES

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from alexnet_jax.data import copies, decoded, device, squares, tfdata, threads
+from alexnet_jax.data import cache, copies, decoded, device, squares, tfdata, threads
 from alexnet_jax.data.copies import Copy, NoCopy
 from alexnet_jax.data.decoded import Squares
 from alexnet_jax.data.sources import Progress, Source, SourceMissing, open_source
@@ -109,6 +109,27 @@ def hold(
     return copy or decoded.load(source, resize_size, skip_bad=spec.skip_bad, progress=progress)
 
 
+def places(
+    spec: DataSpec, sources: Mapping[str, Source | None], opened: Mapping[str, Opened]
+) -> tuple[str, ...]:
+    """Returns a line for each place that splits come from and that their names don't say."""
+    stand_ins: dict[str, list[str]] = {}
+    for split, source in sources.items():
+        if source is not None:
+            continue
+        place = f"are those of the mapped copy in {spec.copies}"
+        if isinstance(opened[split], Squares):
+            place = f"are those that an earlier run decoded and kept in {cache.folder()}"
+        stand_ins.setdefault(place, []).append(repr(split))
+    return (
+        *(source.elsewhere for source in sources.values() if source and source.elsewhere),
+        *(
+            f"{spec.name!r} isn't on this machine: the images of {' and '.join(splits)} {place}"
+            for place, splits in stand_ins.items()
+        ),
+    )
+
+
 def choose_backend(
     spec: DataSpec,
     resize_size: int,
@@ -155,6 +176,11 @@ def choose_backend(
     what = f"{what}, don't fit into the memory of the devices"
     if mapped:
         return "mapped", f"data.backend is mapped: {what}; they are read from {spec.copies}"
+    if None in sources.values():
+        raise UserError(
+            f"{what}; {why}; and {spec.name!r} itself isn't on this machine to be read as it goes:"
+            " fetch it, free memory, or name a mapped copy with data.copies"
+        )
     if not tfdata.is_installed():
         raise UserError(
             f"{what}; {why}; and the backend 'tfdata' needs TensorFlow, which isn't installed"

@@ -122,9 +122,19 @@ def patches(split: str) -> Iterator[tuple[str, Image.Image]]:
 
 
 def root(data_dir: str | Path | None) -> Path:
-    """Returns the folder of TFDS's sets; empty or None means TFDS's own default."""
+    """Returns the folder of TFDS's sets; empty or None means TFDS's own default.
+
+    Raises:
+        UserError: its ~ stands for no folder. Addresses (gs://) are TFDS's business.
+    """
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(chosen).expanduser()
+    try:
+        return Path(chosen).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"the folder of data sets, '{chosen}', cannot be found: there is no such user, or no"
+            " $HOME; name another with data.data_dir"
+        ) from None
 
 
 def dataset_dir(

@@ -1,10 +1,11 @@
 """Decodes examples to squares: one, or a whole split in order, without TensorFlow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import PIL
 
 from alexnet_jax.data import decode, threads
 from alexnet_jax.data.sources import Source
@@ -31,6 +32,16 @@ class Example:
 def bad_image(reason: str) -> str:
     """Returns the message about an undecodable image."""
     return f"{reason}; repair or remove it, or set data.bad_images to 'skip'"
+
+
+def decoder() -> str:
+    """Returns which decoder it is, to be kept as `decoder` beside the images that it finds bad."""
+    return f"Pillow {PIL.__version__}"
+
+
+def outdated(meta: Mapping[str, Any]) -> bool:
+    """Returns whether images were bad to another decoder, and may be good to this one."""
+    return bool(meta["bad"]) and meta.get("decoder") != decoder()
 
 
 def read(

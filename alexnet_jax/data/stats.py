@@ -138,13 +138,14 @@ def save(file: Path, statistics: Statistics, stamp: str, bad: dict[int, str]) ->
         "covariance": statistics.covariance,
     }
     meta = {"fingerprint": stamp, "contents": statistics.contents}
-    meta["bad"] = sorted(bad.items())
+    meta |= {"bad": sorted(bad.items()), "decoder": squares.decoder()}
     return cache.write(file, arrays, meta)
 
 
 def load(file: Path, stamp: str) -> tuple[Statistics, dict[int, str]] | None:
     """Returns kept statistics with the images left out of them, or None if there are none.
 
+    There are none either where images were left out that another version of the decoder found bad.
     Raises UserError if they are of another data set.
     """
     kept = cache.read(file)
@@ -153,7 +154,7 @@ def load(file: Path, stamp: str) -> tuple[Statistics, dict[int, str]] | None:
     arrays, meta = kept
     if meta.get("fingerprint") != stamp:
         raise UserError(f"{file} holds the statistics of another data set: remove it")
-    if "bad" not in meta:  # An earlier commit has written it.
+    if "bad" not in meta or squares.outdated(meta):  # An earlier commit wrote no `bad`.
         return None
     statistics = Statistics(**arrays, contents=meta.get("contents", ""))
     return statistics, dict(meta["bad"])

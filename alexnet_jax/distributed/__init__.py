@@ -206,7 +206,8 @@ def check_alike(what: str, workdir: Path, sign: str) -> None:
         if not np.array_equal(own, firsts):
             raise UserError(
                 f"process {jax.process_index()} has another configuration or data set than "
-                "process 0: start all processes with the same command"
+                "process 0: start all processes with the same command, and name a data.backend, "
+                "since 'auto' goes by each process's memory"
             )
         deadline = time.monotonic() + SHARED_SECONDS
         while not (workdir / sign).exists():

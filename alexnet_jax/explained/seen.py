@@ -57,9 +57,12 @@ def look(path: str, file: str) -> tuple[Seen, bytes]:
     """Runs the net at `path` on a picture; returns what it sees, and the file's bytes.
 
     Raises:
-        UserError: `open_pretrained` raises it, or the file is not a picture.
+        UserError: `open_pretrained` raises it, the file is not a picture, or it is a folder of
+            several.
     """
-    (picture,) = pictures.find([file])
+    picture, *others = pictures.find([file])
+    if others:
+        raise UserError(f"'{file}' has {1 + len(others)} pictures: name one of them")
     net = open_pretrained(path)
     try:
         encoded = picture.read()[0]

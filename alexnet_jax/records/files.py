@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from alexnet_jax.errors import writing
 def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
     """Opens a temporary file, which is synced to the disk and renamed to `path` at the end.
 
+    What `is_special` finds is opened itself: a file that took the place of a device would stay.
+
     Args:
         path: the file to replace; its folder must exist.
         shared: whether several processes may write `path` at the same time, each with its own
@@ -25,6 +28,10 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
     Raises:
         OSError: the disk is full or not writable; the old file stays.
     """
+    if is_special(path):
+        with _opened(path) as file:
+            yield file
+        return
     name = f".{path.name}.{uuid.uuid4().hex}" if shared else path.name + ".tmp"
     aside = path.with_name(name)
     try:
@@ -43,6 +50,29 @@ def replace(path: Path, data: bytes) -> None:
     """Replaces the file at `path` by one with `data`, as `replacing` does."""
     with replacing(path) as file:
         file.write(data)
+
+
+def is_special(path: Path) -> bool:
+    """Returns whether `path` is a device, a pipe, or what this process prints to."""
+    return path.exists() and (not path.is_file() or _stream(path) is not None)
+
+
+def _stream(path: Path) -> int | None:
+    """Returns the standard output or error that `path` names, as /dev/stdout does, or None."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):  # It may be closed.
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return descriptor
+    return None
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Opens a special file for writing, behind what was printed to it so far."""
+    stream = _stream(path)
+    if stream is None:
+        return path.open("wb")
+    sys.stdout.flush()
+    return os.fdopen(os.dup(stream), "wb")
 
 
 def sync(path: str | Path) -> None:

@@ -8,6 +8,7 @@ import jaxlib
 from alexnet_jax import optim
 from alexnet_jax.assemble import Run
 from alexnet_jax.config import Config, read_config
+from alexnet_jax.data import overlap
 from alexnet_jax.models import conv, forms, operations
 from alexnet_jax.models.onednn_trial import has_onednn
 
@@ -37,13 +38,16 @@ def chosen_numbers(config: Config, run: Run) -> list[str]:
 
 
 def opening_lines(run: Run) -> list[str]:
-    """Returns lines about what the run works with: backend, left out images, convolutions."""
+    """Returns lines about what the run works with: backend, places, images, convolutions."""
     left_out = [
         f"left out of {split}: {line}"
         for split, lines in run.data.left_out.items()
         for line in lines
     ]
-    return [*filter(None, [run.data.choice]), *left_out, _convolutions(run)]
+    lines = [*filter(None, [run.data.choice]), *run.data.places, *left_out]
+    if run.data.shared:
+        lines.append(overlap.line(run.data.shared, run.data.num_eval))
+    return [*lines, _convolutions(run)]
 
 
 def _convolutions(run: Run) -> str:
@@ -73,21 +77,30 @@ def _convolutions(run: Run) -> str:
 
 
 def beyond_the_end(run: Run) -> list[str]:
-    """Returns lines about what the configuration plans for epochs that the run does not reach."""
+    """Returns lines about what the configuration sets for nothing, or for after the run's end."""
     num_epochs = run.total_steps / run.steps_per_epoch
     length = f"{num_epochs:.4g} epoch{'s' * (num_epochs != 1)}"
-    late = optim.unreached(run.config.optim, num_epochs)
+    spec = run.config.optim
+    late = optim.unreached(spec, num_epochs)
+    if spec.schedule == "dexp":  # whose parts are those of num_epochs
+        planned = optim.dexp_drops(spec, run.steps_per_epoch * run.config.num_epochs)
+        if drops := [f"{step:,}" for step in planned if step >= run.total_steps]:
+            late.append(f"drops of optim.schedule='dexp' after steps {', '.join(drops)}")
     until = run.config.preprocess.colour_noise_until_epoch
     if run.config.preprocess.colour_noise != "none" and until is not None and until >= num_epochs:
         late.append(f"data.colour_noise_until_epoch at {until:g}")
-    lines = []
+    lines = [
+        f"optim.{field} has no effect, because optim.{by} is '{getattr(spec, by)}'"
+        for field, by in (("drop_epochs", "schedule"), ("bias_drop_epochs", "bias_schedule"))
+        if getattr(spec, field) and getattr(spec, by) != "epochs"
+    ]
     if late:
         lines.append(
             f"the run ends after {length}: what is set for later is left out ({'; '.join(late)})"
         )
-    if run.config.optim.warmup_epochs > num_epochs:
+    if spec.warmup_epochs > num_epochs:
         lines.append(
-            f"optim.warmup_epochs={run.config.optim.warmup_epochs:g} is longer than the run of "
+            f"optim.warmup_epochs={spec.warmup_epochs:g} is longer than the run of "
             f"{length}: the learning rate does not reach its full value"
         )
     return lines

@@ -18,6 +18,14 @@ def final_step(workdir: Path) -> int | None:
         return None
 
 
+def set_aside(workdir: Path) -> None:
+    """Renames the result of an earlier, shorter length, which isn't that of the run any more."""
+    if (step := final_step(workdir)) is not None:
+        earlier = workdir / f"result-{step}.json"
+        (workdir / NAME).replace(earlier)
+        console.say(f"the result of the {step} steps that the run had is now {earlier}")
+
+
 def write(run: Run, workdir: Path, history: dict, measured: dict, produced: dict) -> None:
     """Writes result.json, and prints the errors and what was left out.
 

@@ -25,23 +25,29 @@ def describe_run(workdir: Path, step: int | None = None) -> dict:
 
     Args:
         workdir: the directory of a run that has ended.
-        step: the step of the checkpoint, which is the last or the best one; None for the best.
+        step: the step of the checkpoint, which is the last or the best one; None for the one that
+            `open_pretrained` takes, the best of those that are saved.
 
     Raises:
         UserError: the run has not ended, kept nothing of its data, or kept no error of that step.
     """
+    from alexnet_jax.records import restore  # Importing Orbax takes a second.
+
     kept = read_recipe(workdir)
+    # Not the best step of result.json, of which no checkpoint may have been saved.
+    step = restore.best_step(workdir) if step is None else step
     try:
         result = json.loads((workdir / "result.json").read_text("utf-8"))
         known = {result[which]["step"]: result[which] for which in ("final", "best")}
-        errors = known.get(result["best"]["step"] if step is None else step)
+        errors = known.get(step)
     except FileNotFoundError:
         raise UserError(f"the run in '{workdir}' has not ended: it has no result.json") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"'{workdir / 'result.json'}' cannot be read: {error}") from None
     if errors is None:
-        steps = " and ".join(map(str, sorted(known)))
-        raise UserError(f"'{workdir}' kept no error of step {step}, but of {steps}: choose one")
+        saved = " and ".join(str(each) for each in restore.steps(workdir) if each in known)
+        others = f"but of {saved}: choose one with --step" if saved else "nor of any that is saved"
+        raise UserError(f"'{workdir}' kept no error of step {step}, {others}")
     if kept is None or kept.train is None or kept.evaluation is None:
         raise UserError(
             f"'{workdir}' is a run of an earlier commit, which kept too little of its data"

@@ -82,7 +82,8 @@ def write(stem: Path, matrix: np.ndarray, classes: Sequence[str], title: str) ->
     table, picture = stem.with_name(f"{stem.name}.csv"), stem.with_name(f"{stem.name}.png")
     with writing(table):
         stem.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(table, text.getvalue().encode())
+        # The name of a class may be a folder's, whose bytes need not be UTF-8.
+        files.replace(table, text.getvalue().encode(errors="backslashreplace"))
     plots.confusion(str(picture), matrix, classes, title)
     return table, picture
 

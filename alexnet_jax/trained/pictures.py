@@ -142,7 +142,11 @@ def thumbnail(picture: Picture, size: int = 160) -> np.ndarray:
 
 
 def _file(path: Path) -> Picture:
-    return Picture(str(path), lambda: (path.read_bytes(), path.absolute().parent.name))
+    def read() -> tuple[bytes, str]:
+        return path.read_bytes(), path.absolute().parent.name
+
+    # A pipe, such as /dev/stdin, can be read only once, and a plot needs the picture again.
+    return Picture(str(path), read if path.is_file() else functools.cache(read))
 
 
 def _images(path: Path) -> list[Path]:

@@ -230,11 +230,12 @@ def confusion(path: str, matrix: np.ndarray, names: Sequence[str], title: str) -
         axes = figure.subplots()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         figure.colorbar(image, ax=axes, shrink=0.7).ax.tick_params(labelsize=7)
-        axes.set(xlabel="taken for", ylabel="class", title=title)
+        axes.set(xlabel="taken for", ylabel="class")
+        axes.set_title(_printable(title), parse_math=False)
         if few:
-            shown = [name[:20] for name in names]
-            axes.set_xticks(range(len(names)), shown, rotation=90)
-            axes.set_yticks(range(len(names)), shown)
+            shown = [_printable(name)[:20] for name in names]
+            axes.set_xticks(range(len(names)), shown, rotation=90, parse_math=False)
+            axes.set_yticks(range(len(names)), shown, parse_math=False)
             for (row, column), value in np.ndenumerate(share):
                 if value:
                     colour = "white" if value > 0.6 else LIGHT[1]

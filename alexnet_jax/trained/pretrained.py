@@ -100,7 +100,7 @@ def locate(path: str | Path) -> Path:
     path = local_path(path)
     if (path / "config.json").is_file():
         return path
-    file = path / WEIGHTS if path.is_dir() else path.with_suffix(".safetensors")
+    file = _weights_at(path)
     if file.is_file() and file.with_suffix(".json").is_file():
         return file
     if str(path) in shipped.names():
@@ -112,12 +112,30 @@ def locate(path: str | Path) -> Path:
         raise UserError(
             f"no run and no weights in '{path}': there is no such file or directory{near}"
         )
+    raise _incomplete(path, file)
+
+
+def _incomplete(path: Path, file: Path) -> UserError:
+    """Returns the error for a path that is there, and of whose two files one or both are not."""
+    beside = file.with_suffix(".json")
+    again = "import the weights with python -m alexnet_jax.import_weights, and name its --out"
+    if beside.is_file():
+        return UserError(f"'{beside}' describes a net, and its {file.name} is not there: copy both")
+    if file.is_file():
+        return UserError(f"'{file}' has no {beside.name} beside it that describes the net: {again}")
     if path.is_dir():
-        raise UserError(f"no run and no weights in '{path}': no config.json and no {WEIGHTS}")
-    raise UserError(
-        f"'{path}' has no {file.stem}.json beside it that describes the net: import the weights "
-        "with python -m alexnet_jax.import_weights, and name its --out"
-    )
+        return UserError(f"no run and no weights in '{path}': no config.json and no {WEIGHTS}")
+    return UserError(f"'{path}' is no run and no net that export or import_weights wrote: {again}")
+
+
+def _weights_at(path: Path) -> Path:
+    """Returns the .safetensors that a path names: in its folder, itself, or beside its .json."""
+    if path.is_dir():
+        return path / WEIGHTS
+    if path.suffix in (".safetensors", ".json"):
+        return path.with_suffix(".safetensors")
+    # Not with_suffix: alexnet.pth is another net than alexnet.safetensors, and so is net.v2.
+    return path.with_name(f"{path.name}.safetensors")
 
 
 def _open_run(workdir: Path, step: int | None) -> Pretrained:

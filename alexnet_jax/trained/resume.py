@@ -7,7 +7,7 @@ import numpy as np
 
 from alexnet_jax import data
 from alexnet_jax.assemble import Run
-from alexnet_jax.config import Config, is_folder, read_config
+from alexnet_jax.config import Config, flatten, is_folder, read_config
 from alexnet_jax.data.identity import Identity, differences
 from alexnet_jax.data.sources import OtherClasses, plain_name
 from alexnet_jax.errors import UserError
@@ -73,6 +73,18 @@ def check_same_data(workdir: Path, run: Run) -> Kept:
     if found:
         raise _other_data(workdir, ". ".join(found))
     return replace(kept, train=_joined(*pairs[0]), evaluation=_joined(*pairs[1]))
+
+
+def as_read_here(config: Config, run: Run) -> str:
+    """Returns what the processes of a run must have alike: its fields, its data and their reader.
+
+    Each process chooses by its own memory what data.backend='auto' stands for, and may have a copy
+    of the data of its own; where these differ, one process would wait for ever for another.
+    """
+    now = kept_of(run)
+    data_here = [now.train.fingerprint, now.evaluation.fingerprint]
+    fields = flatten(config) | {"data.backend": run.data.spec.backend, "data.data_dir": data_here}
+    return repr(sorted(fields.items()))
 
 
 def _changes(then: Identity | None, now: Identity) -> str:

@@ -19,6 +19,7 @@ MEAN = (123.0, 117.0, 104.0)
 
 _ACTIVATIONS = {"ReLU": "relu", "TanH": "tanh", "Sigmoid": "sigmoid"}
 _INPUTS = ("Data", "ImageData", "WindowData", "HDF5Data", "MemoryData", "DummyData", "Input")
+_TRANSFORMING = ("transform_param", "data_param", "image_data_param", "window_data_param")
 # Layers that precede or follow the net, or change nothing.
 _OTHERS = (
     *("Split", "Flatten", "Silence", "Accuracy", "ArgMax", "Softmax", "HDF5Output"),
@@ -176,7 +177,7 @@ def _size(name: str, shapes: list[list[int]]) -> dict:
 def _transformation(layer: Message) -> dict:
     """Returns the fields of `Found` that a data layer's transformation sets."""
     fields = {}
-    for name in ("transform_param", "data_param", "image_data_param", "window_data_param"):
+    for name in _TRANSFORMING:
         if not layer.HasField(name):
             continue
         if name == "transform_param":
@@ -186,6 +187,8 @@ def _transformation(layer: Message) -> dict:
                 if len(means) not in (1, 3):
                     raise ValueError(f"layer {layer.name} has {len(means)} mean values")
                 fields["mean"] = tuple((means * 3)[2::-1])
+            elif not any(getattr(layer, each).mean_file for each in _TRANSFORMING):
+                fields["mean"] = (0.0, 0.0, 0.0)  # data_transformer.cpp then subtracts nothing.
         else:  # Other fields describe where the data are, and not the net.
             parameters = getattr(layer, name)
         if parameters.crop_size:

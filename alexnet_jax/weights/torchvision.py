@@ -6,6 +6,7 @@ raw numbers (pytorch/pytorch, torch/serialization.py and torch/_utils.py).
 
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,6 +47,10 @@ _STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "b1",
 }
+_DAMAGED = (
+    *(ValueError, KeyError, OSError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def read(path: Path) -> Found:
@@ -54,7 +59,10 @@ def read(path: Path) -> Found:
     Raises:
         UserError: the file has another format, is damaged, or has another net.
     """
-    chosen, tensors, passed_over = _choose(read_tensors(path))
+    try:
+        chosen, tensors, passed_over = _choose(read_tensors(path))
+    except ValueError as error:
+        raise UserError(f"'{path}' cannot be imported: {error}") from None
     wanted = [f"{place}.{kind}" for place in LAYERS.values() for kind in KINDS]
     missing, others = set(wanted) - tensors.keys(), tensors.keys() - set(wanted)
     if missing or others:
@@ -138,6 +146,9 @@ def _choose(dictionaries: Mapping[str, dict]) -> tuple[str, dict[str, np.ndarray
     Returns:
         The place of the net, its tensors by torchvision's names, and the places of other complete
         nets.
+
+    Raises:
+        ValueError: one dictionary has a tensor of the net twice.
     """
     wanted = {f"{place}.{kind}" for place in LAYERS.values() for kind in KINDS}
     found = {}
@@ -158,12 +169,22 @@ def _choose(dictionaries: Mapping[str, dict]) -> tuple[str, dict[str, np.ndarray
 
 
 def _unwrapped(tensors: Mapping) -> dict[str, dict[str, np.ndarray]]:
-    """Returns {prefix before torchvision's names: {name: tensor}}."""
-    nets = {}
+    """Returns {prefix before torchvision's names: {name: tensor}}.
+
+    Raises:
+        ValueError: two names are the same without what training programs put around them.
+    """
+    nets, written = {}, {}
     for name, tensor in tensors.items():
         parts = [part for part in name.split(".") if part not in _WRAPPERS]
         start = next((i for i, part in enumerate(parts) if part in _SEQUENCES), 0)
-        nets.setdefault(".".join(parts[:start]), {})[".".join(parts[start:])] = tensor
+        place, own = ".".join(parts[:start]), ".".join(parts[start:])
+        clash = (place, own) in written and parts[start] in _SEQUENCES
+        if clash:  # They may be a net and the average of its weights.
+            raise ValueError(
+                f"it has {own} twice, as {written[place, own]} and as {name}: save one of the nets"
+            )
+        nets.setdefault(place, {})[own], written[place, own] = tensor, name
     nets.get("", {}).pop("n_averaged", None)  # This is the counter of PyTorch's AveragedModel.
     return {prefix: net for prefix, net in nets.items() if net}
 
@@ -183,6 +204,11 @@ def read_tensors(path: Path) -> dict[str, dict[str, np.ndarray]]:
             return {"": load_file(path)}
         except (safetensors.SafetensorError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"'{path}' is no whole safetensors file: {error}") from None
+        except AttributeError as error:  # The reader asks NumPy for a type that it does not have.
+            kind = str(error).rpartition(" ")[2].strip("'")
+            raise UserError(
+                f"'{path}' has tensors of {kind}, which NumPy does not have: save them as float32"
+            ) from None
     if start[:1] == b"\x80":
         raise UserError(
             f"'{path}' is in PyTorch's format from before 1.6, or cut off: load it with torch.load "
@@ -198,7 +224,7 @@ def _read_zip(path: Path) -> dict[str, dict[str, np.ndarray]]:
     try:
         with zipfile.ZipFile(path) as file:
             return _state_dict(file)
-    except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         reason = " ".join(str(error).split())
         raise UserError(f"'{path}' is no whole state dict of PyTorch: {reason}") from None
 

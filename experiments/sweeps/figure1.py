@@ -3,9 +3,9 @@
 The paper does not name the net of its Figure 1, but says that it has four layers and is trained on
 CIFAR-10 without regularisation. This is the code site's net with four weight layers, without
 normalisation and weight decay, with its initial deviations (1e-4 in conv1, 0.01), on grey levels
-as they are, at each activation's best rate (figure1_search.py). A net that is not at 25% training
-error after eight times ReLU's epochs counts as a lower bound. activations.py compares the same
-activations from He's initial scale.
+as they are. Each activation has one rate, chosen by trials that are not recorded (figure1_search.py
+searches it). A net that is not at 25% training error after eight times ReLU's epochs counts as a
+lower bound. activations.py compares the same activations from He's initial scale.
 """
 
 CLAIM = 9

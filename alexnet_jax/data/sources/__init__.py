@@ -5,7 +5,6 @@ Nothing here needs TensorFlow or TFDS, but for a data set that TFDS has to downl
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from alexnet_jax.data.sources import folder, tfds
 from alexnet_jax.data.sources.source import (
@@ -17,6 +16,7 @@ from alexnet_jax.data.sources.source import (
     digest,
     stray,
 )
+from alexnet_jax.errors import UserError, local_path
 
 __all__ = [
     "OtherClasses",
@@ -62,9 +62,18 @@ def open_source(
 
 
 def plain_name(name: str) -> str:
-    """Returns the data set's name; that of a folder without a slash at its end and the like."""
+    """Returns the data set's name; that of a folder is absolute and has no slash at its end.
+
+    What is kept of a data set is found by its name, and a relative one means another folder in
+    another place. A path that means nothing is left as it is: `open_source` refuses it.
+    """
     path = name.removeprefix("folder:")
-    return f"folder:{Path(path)}" if path and path != name else name
+    if path == name:
+        return name
+    try:
+        return f"folder:{local_path(path).absolute()}"
+    except (UserError, OSError):  # OSError: the current folder was removed.
+        return name
 
 
 def _by_name(source: Source, class_names: Sequence[str] | None) -> Source:

@@ -9,15 +9,14 @@ from alexnet_jax.data import files, identity
 from alexnet_jax.data.identity import normal_name, some
 from alexnet_jax.data.sources import held_out
 from alexnet_jax.data.sources.source import Part, Source, SourceMissing, stray
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, local_path
 
 _LAYOUT = "expected images as PATH/CLASS/IMAGE, or in splits as PATH/SPLIT/CLASS/IMAGE"
 
 
 def open_folder(name: str, split: str, class_names: Sequence[str] | None) -> Source:
     """Opens a split of a folder of images; see `open_source`."""
-    root = Path(name.removeprefix("folder:")).expanduser()
-    folder, part = _split_folder(root, split)
+    folder, part = _split_folder(_root(name), split)
     folders = _class_folders(folder)  # {class: its folder's name}
     if not folders:
         loose = files.images(folder)
@@ -70,13 +69,33 @@ def open_folder(name: str, split: str, class_names: Sequence[str] | None) -> Sou
         describe=lambda i: str(path(i)),
         files=tuple(listed),
         left_out=files.left_out(folder, left_out) + held_out.lines(part, count - len(listed)),
+        elsewhere=_elsewhere(folder, part, split),
         parts=(Part(split, 0, len(listed), fingerprint),),
     )
+
+
+def _root(name: str) -> Path:
+    """Returns the folder that a data set's name names. Raises UserError."""
+    path = name.removeprefix("folder:")
+    if not path:  # pathlib would take it for the current folder.
+        raise UserError(
+            "data set 'folder:' names no folder: write folder:PATH; is a shell variable not set?"
+        )
+    return local_path(path)
+
+
+def _elsewhere(folder: Path, part: bool | None, split: str) -> str:
+    """Returns `Source.elsewhere`; where classes have no splits, `left_out` tells what is read."""
+    if part is not None or folder.name == split:
+        return ""
+    return f"split {split!r} is read from {folder}"
 
 
 def _class_folders(folder: Path) -> dict[str, str]:
     """Returns {class: the name of its folder}; letters and accents may be composed in both ways."""
     found: dict[str, str] = {}
+    if broken := files.broken_links(folder):  # It may have been a class.
+        raise UserError(next(iter(broken.values())))
     for name in files.subfolders(folder):
         if (other := found.setdefault(normal_name(name), name)) != name:
             raise UserError(

@@ -28,8 +28,16 @@ def find(root: Path, split: str) -> tuple[Path, bool | None] | None:
         The folder, and of which of its images the split is: None: all; False: those that are not
         held out; True: those that are. None where it isn't there. An evaluation's split stands for
         any of `EVALUATION`, and is all that is held out where classes lie directly in `root`.
+
+    Raises:
+        UserError: the split may be behind a link that cannot be followed.
     """
     inside = files.subfolders(root)
+    broken = files.broken_links(root)
+    others = EVALUATION if split in EVALUATION and split not in inside else ()
+    for name in (split, *others):
+        if name in broken:
+            raise UserError(broken[name])
     splits = (TRAINING, *EVALUATION)
     classes = [
         name
@@ -38,7 +46,8 @@ def find(root: Path, split: str) -> tuple[Path, bool | None] | None:
         # A split with classes, though images lie beside them.
         and not (name in splits and files.subfolders(root / name))
     ]
-    if len(classes) == 1 and classes[0] in splits:  # a split whose images lie in no class
+    both = TRAINING in classes and any(name in classes for name in EVALUATION)
+    if both or set(classes) <= set(splits):  # splits whose images lie in no class
         classes = []
     if split in inside and split not in classes:
         return root / split, None

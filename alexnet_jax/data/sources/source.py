@@ -37,7 +37,8 @@ class Source:
     OSError where the file cannot be read, ValueError where a record is corrupt. The label may lie
     outside the classes, as the -1 of TFDS's splits without labels does: see `has_label`.
     `describe(i)` says where example i stands. `left_out` has a line for each kind of file that lies
-    in the split's folder and is not read.
+    in the split's folder and is not read; `elsewhere` is a line about the folder where it has
+    another name than the split, and empty otherwise.
 
     `fingerprint`, `origin` and `files` are those of identity.Identity. `stamp` is the fingerprint
     with the files' times: what was derived from the data is stale where it differs. `parts` says
@@ -55,6 +56,7 @@ class Source:
     origin: str = ""
     files: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    elsewhere: str = ""
     parts: tuple[Part, ...] = ()
 
     def has_label(self, label: int) -> bool:

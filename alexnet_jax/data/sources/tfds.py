@@ -222,13 +222,14 @@ def _open(name: str, folder: Path, known: TfdsSet, split: str) -> Source:
         return examples.parse(record(i), known.image_key, known.label_key)
 
     fingerprint = _fingerprint(known, rows)
+    times = [os.stat(each.filename).st_mtime_ns for each in rows]
     return Source(
         name=name,
         split=split,
         num_examples=int(ends[-1]),
         class_names=known.class_names,
         fingerprint=fingerprint,
-        stamp=fingerprint,
+        stamp=digest([fingerprint, times]),
         origin=known.full_name,
         read=read,
         describe=describe,
