@@ -20,13 +20,14 @@ BUDGETS = ("", "_few", "_long")  # of the sweeps of the grid
 
 
 def dropout_pooling(name: str) -> Drawing:
-    """Draws a heat map of each budget's grid, one beside the other, of those with records.
+    """Draws a heat map of each budget's grid, one beside the other, of those that are complete.
 
     A cell is a mean validation error with its deviation over seeds; colours are by the distance
     to the map's best cell.
     """
     grids = [studies()[each] for each in (f"{name}{budget}" for budget in BUDGETS)]
-    grids = [(sweep, lines) for sweep in grids if (lines := findings.records(sweep))]
+    grids = [(sweep, findings.records(sweep)) for sweep in grids]
+    grids = [each for each in grids if each[0].variants.keys() <= {x["variant"] for x in each[1]}]
     if not grids:
         raise Missing(f"no records of '{name}': run experiments/sweeps/{name}.py")
 

@@ -107,7 +107,7 @@ CLAIMS = (
         3,
         "LRN lowers the error on CIFAR-10 (3.3)",
         "13 to 11%",
-        ("cifar_lrn", "cifar_18pct", "cifar_18pct_44", "cifar_18pct_long"),
+        ("cifar_lrn", "cifar_18pct", "cifar_18pct_long"),
         configs="cifar_13pct, cifar_11pct, cifar_18pct",
     ),
     Claim(4, "Overlapping pooling lowers the error (3.4)", "0.4 points top-1", ("pooling",)),

@@ -45,7 +45,7 @@ NETS = (
     Net("imagenette", "Imagenette, 3,925 validation images", 10, "imagenette"),
     Net("imagenette128", "the same", 10, "kernels", "baseline"),
     Net("cifar10", "CIFAR-10 re-encoded as JPEG, 10,000 test images", 10, "cifar10"),
-    Net("cifar_18pct", "the same", 10, "cifar_18pct_44", "baseline", "18 (140 epochs)"),
+    Net("cifar_18pct", "the same", 10, "cifar_18pct_long", "baseline", "18"),
 )
 HEADER = ("configuration", "data", "top-1 error, %", "top-5", "seeds", "in print", "parameters")
 HEADER += ("pixels", "epochs")
