@@ -24,7 +24,7 @@ from ml_collections.config_dict import placeholder
 from alexnet_jax import configs, console
 from alexnet_jax.data.spec import DataSpec
 from alexnet_jax.errors import UserError, local_path, nearest
-from alexnet_jax.fields import typed, with_tuples
+from alexnet_jax.fields import typed
 from alexnet_jax.models import AlexNet
 from alexnet_jax.optim import OptimSpec
 from alexnet_jax.parallel import MeshSpec
@@ -264,7 +264,7 @@ def from_dict(nested: Mapping[str, Any], where: str) -> Config:
         UserError: it has an unknown field.
         ValueError, TypeError, KeyError, AttributeError: it is damaged.
     """
-    given = _LATER_FIELDS | _read(with_tuples(nested), where)
+    given = _LATER_FIELDS | _read(nested, where)
     if lacking := SCHEMA.keys() - given.keys():
         raise ValueError(f"it has no {', '.join(sorted(lacking))}")
     return _from_flat(given)

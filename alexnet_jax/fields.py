@@ -21,7 +21,7 @@ def typed(name: str, value: Any, kind: Any) -> Any:
     Raises:
         UserError: it has another type, or is infinite or not a number.
     """
-    value = with_tuples(value)
+    value = _with_tuples(value)
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     kinds = tuple(typing.get_origin(each) or each for each in kinds)
     if float in kinds and type(value) is int:
@@ -34,8 +34,6 @@ def typed(name: str, value: Any, kind: Any) -> Any:
     return value
 
 
-def with_tuples(value):
+def _with_tuples(value: Any) -> Any:
     """Turns lists of JSON back into tuples, because the fields of modules must be hashable."""
-    if isinstance(value, dict):
-        return {name: with_tuples(each) for name, each in value.items()}
-    return tuple(map(with_tuples, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value

@@ -62,7 +62,7 @@ def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None
             resolved = resolve(run.config, run.model)
             check_same_run(resolved, workdir)
             kept = resume.check_same_data(workdir, run)
-        distributed.check_alike(resume.as_read_here(resolved, run), workdir, lock.NAME)
+        distributed.check_alike(resume.as_read_here(resolved, run, kept), workdir, lock.NAME)
         if first:
             for line in (f"work directory: {workdir}", *opening_lines(run)):
                 _say(line)

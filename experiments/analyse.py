@@ -34,13 +34,15 @@ SHUFFLES = 10_000  # the number of random divisions of conv1's kernels into two 
 LOW_FREQUENCY = 0.25  # in cycles per pixel
 NEEDED = {"specialisation_large": "kernels"}  # {analysis: its kind of net, if not the baseline}
 # {kind of net: its sweep and variant}. Those of the bench are the ones that are averaged.
-BENCH = {
-    "baseline": ("lrn", "baseline"),
-    "lrn: no LRN": ("lrn", "no LRN"),
-    "lrn: source's form": ("lrn", "source's form"),
-    "lrn: as written": ("lrn", "as written"),
-    "pooling: 2x2, no overlap": ("pooling", "2x2, no overlap"),
-    "weight_decay: no weight decay": ("weight_decay", "no weight decay"),
+BENCH = {"baseline": ("lrn", "baseline")} | {
+    f"{sweep}: {variant}": (sweep, variant)
+    for sweep, variant in (
+        ("lrn", "no LRN"),
+        ("lrn", "source's form"),
+        ("lrn", "as written"),
+        ("pooling", "2x2, no overlap"),
+        ("weight_decay", "no weight decay"),
+    )
 }
 KINDS_OF_NET = BENCH | {"kernels": ("kernels", "baseline")}  # conv1 of the paper's size
 

@@ -89,7 +89,7 @@ def verdict(interval: Interval | None, paper: float | str | None, p: float | Non
     """
     if interval is None:
         return "not decided"
-    if interval.low is None or interval.n < 2:
+    if interval.n < 2:
         return "one seed"
     shows = interval.visible if p is None else p < 1 - CONFIDENCE
     if not shows:

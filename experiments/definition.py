@@ -136,8 +136,9 @@ def load_sweep(path: str | Path) -> Sweep:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"sweep '{path}' cannot be loaded: {reason}") from None
-    fields = {name.lower(): value for name, value in defined.items() if name in sweep_file.NAMES}
-    sweep_file.check(path, defined, fields)
+    known = [name.upper() for name in Sweep.__dataclass_fields__ if name not in ("name", "about")]
+    fields = {name.lower(): value for name, value in defined.items() if name in known}
+    sweep_file.check(path, defined, fields, known)
     first = next(iter(fields["variants"]))
     if "baseline" not in fields:
         fields["baseline"] = "baseline" if "baseline" in fields["variants"] else first

@@ -29,6 +29,11 @@ class Missing(UserError):
     """Reports that there is nothing to draw from yet."""
 
 
+def no_records(name: str) -> Missing:
+    """Returns the error where a sweep has no records, or too few, for its figure."""
+    return Missing(f"no records of '{name}': run experiments/sweeps/{name}.py")
+
+
 @dataclass(frozen=True)
 class Drawing:
     """Holds a figure before it has colours.

@@ -50,7 +50,7 @@ def records(name: str) -> tuple[Sweep, list[dict]]:
     sweep = studies()[name]
     lines = findings.records(sweep)
     if not lines:
-        raise Missing(f"no records of '{name}': run experiments/sweeps/{name}.py")
+        raise drawing.no_records(name)
     return sweep, lines
 
 
@@ -61,7 +61,7 @@ def activations(name: str) -> Drawing:
     """
     runs = _by_activation(name)
     if not runs:
-        raise Missing(f"no records of '{name}': run experiments/sweeps/{name}.py")
+        raise drawing.no_records(name)
     reached = {
         kind: [value(line, "epochs_to_25") for line in lines] for kind, lines in runs.items()
     }

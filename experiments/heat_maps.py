@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from alexnet_jax.trained import plots
 from experiments import drawing, findings
 from experiments.definition import Sweep, configuration, studies
-from experiments.drawing import Drawing, Missing
+from experiments.drawing import Drawing
 from experiments.measures import by_seed
 
 INK = plots.LIGHT[1]  # on colours that are pale in both themes
@@ -25,11 +25,14 @@ def dropout_pooling(name: str) -> Drawing:
     A cell is a mean validation error with its deviation over seeds; colours are by the distance
     to the map's best cell.
     """
-    grids = [studies()[each] for each in (f"{name}{budget}" for budget in BUDGETS)]
-    grids = [(sweep, findings.records(sweep)) for sweep in grids]
-    grids = [each for each in grids if each[0].variants.keys() <= {x["variant"] for x in each[1]}]
+    grids = []
+    for budget in BUDGETS:
+        sweep = studies()[f"{name}{budget}"]
+        lines = findings.records(sweep)
+        if sweep.variants.keys() <= {line["variant"] for line in lines}:
+            grids.append((sweep, lines))
     if not grids:
-        raise Missing(f"no records of '{name}': run experiments/sweeps/{name}.py")
+        raise drawing.no_records(name)
 
     def make() -> Figure:
         width = 1.6 + 2.8 * len(grids)

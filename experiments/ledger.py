@@ -51,17 +51,15 @@ def sizes() -> tuple[str, str]:
     layers = models.activations(models.create("alexnet"), 224)
     parameters = {name: count for name, _, count in layers if count}
     units = {name: math.prod(shape) for name, shape, count in layers if count}
-    total = sum(parameters.values())
+    total, every = sum(parameters.values()), sum(units.values())
     largest = {name: 100 * count / total for name, count in parameters.items() if "conv" in name}
     over = ", ".join(f"{name} {share:.2f}%" for name, share in largest.items() if share > 1)
     told = (
-        f"{total:,} parameters and {sum(units.values()):,} units; but conv1 has {units['conv1']:,}"
+        f"{total:,} parameters and {every:,} units; but conv1 has {units['conv1']:,}"
         " units where the text counts 253,440 (its own counts add up to 622,312), and over 1% are"
         f" {over}"
     )
-    close = [math.isclose(total, 60e6, rel_tol=0.02)]
-    close.append(math.isclose(sum(units.values()), 650e3, rel_tol=0.02))
-    if not all(close):
+    if not all(math.isclose(*pair, rel_tol=0.02) for pair in ((total, 60e6), (every, 650e3))):
         return told, "contradicts"
     return told, PARTLY if over else "agrees"
 

@@ -1,19 +1,27 @@
 """Checks what a sweep's file defines, before it becomes a `definition.Sweep`."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.errors import UserError
 
-# The names that a sweep's file may define, each a field of `Sweep`, and the kinds of their values.
-NAMES = ["BASE", "VARIANTS", "OVERRIDES", "SEEDS", "UNIT", "BASELINE", "CLAIM", "MEASURES"]
-NAMES += ["PAPER", "PUBLISHED", "FAMILY"]
 KINDS = {"base": str, "variants": dict, "overrides": dict, "seeds": int, "baseline": str}
 KINDS |= {"measures": tuple, "paper": dict, "published": dict, "family": bool}
 
 
-def check(path: Path, defined: dict, fields: dict) -> None:
-    """Refuses a sweep without its base or variants, with values of another kind, or misspelt."""
+def check(path: Path, defined: dict, fields: dict, known: Sequence[str]) -> None:
+    """Refuses a sweep without its base or variants, with values of another kind, or misspelt.
+
+    Args:
+        path: the file.
+        defined: what it defines.
+        fields: that of it which `Sweep` takes, by the fields' names.
+        known: the names that the file may define.
+
+    Raises:
+        UserError: see above.
+    """
     for name in ("base", "variants"):
         if not fields.get(name):
             raise UserError(f"sweep '{path}' defines no {name.upper()}")
@@ -27,6 +35,6 @@ def check(path: Path, defined: dict, fields: dict) -> None:
     if fields.get("seeds", 1) < 1:
         raise UserError(f"sweep '{path}': SEEDS = {fields['seeds']} is not positive")
     for name in defined:
-        near = difflib.get_close_matches(name, NAMES, 1, cutoff=0.8)
-        if name.isupper() and name not in NAMES and near:
+        near = difflib.get_close_matches(name, known, 1, cutoff=0.8)
+        if name.isupper() and name not in known and near:
             raise UserError(f"sweep '{path}': unknown {name}; did you mean {near[0]}?")

@@ -75,14 +75,13 @@ def check_same_data(workdir: Path, run: Run) -> Kept:
     return replace(kept, train=_joined(*pairs[0]), evaluation=_joined(*pairs[1]))
 
 
-def as_read_here(config: Config, run: Run) -> str:
+def as_read_here(config: Config, run: Run, kept: Kept) -> str:
     """Returns what the processes of a run must have alike: its fields, its data and their reader.
 
     Each process chooses by its own memory what data.backend='auto' stands for, and may have a copy
     of the data of its own; where these differ, one process would wait for ever for another.
     """
-    now = kept_of(run)
-    data_here = [now.train.fingerprint, now.evaluation.fingerprint]
+    data_here = [kept.train.fingerprint, kept.evaluation.fingerprint]
     fields = flatten(config) | {"data.backend": run.data.spec.backend, "data.data_dir": data_here}
     return repr(sorted(fields.items()))
 

@@ -47,10 +47,7 @@ _STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "b1",
 }
-_DAMAGED = (
-    *(ValueError, KeyError, OSError, EOFError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error),
-)
+_DAMAGED = (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def read(path: Path) -> Found:
@@ -179,12 +176,13 @@ def _unwrapped(tensors: Mapping) -> dict[str, dict[str, np.ndarray]]:
         parts = [part for part in name.split(".") if part not in _WRAPPERS]
         start = next((i for i, part in enumerate(parts) if part in _SEQUENCES), 0)
         place, own = ".".join(parts[:start]), ".".join(parts[start:])
-        clash = (place, own) in written and parts[start] in _SEQUENCES
-        if clash:  # They may be a net and the average of its weights.
+        # Two of a name may be a net and the average of its weights.
+        if (place, own) in written and parts[start] in _SEQUENCES:
             raise ValueError(
                 f"it has {own} twice, as {written[place, own]} and as {name}: save one of the nets"
             )
-        nets.setdefault(place, {})[own], written[place, own] = tensor, name
+        nets.setdefault(place, {})[own] = tensor
+        written[place, own] = name
     nets.get("", {}).pop("n_averaged", None)  # This is the counter of PyTorch's AveragedModel.
     return {prefix: net for prefix, net in nets.items() if net}
 
