@@ -261,13 +261,13 @@ def from_dict(nested: Mapping[str, Any], where: str) -> Config:
         where: what an error names.
 
     Raises:
-        UserError: it has an unknown field.
+        UserError: it has an unknown field, or a value of another type than its field.
         ValueError, TypeError, KeyError, AttributeError: it is damaged.
     """
     given = _LATER_FIELDS | _read(nested, where)
     if lacking := SCHEMA.keys() - given.keys():
         raise ValueError(f"it has no {', '.join(sorted(lacking))}")
-    return _from_flat(given)
+    return _from_flat(given, f"{where}: ")
 
 
 def is_folder(name: str) -> bool:
@@ -338,8 +338,11 @@ def _say_zero(name: str) -> None:
     console.say(f"{name}=0 is read as None, which it meant formerly")
 
 
-def _from_flat(fields: Mapping[str, Any]) -> Config:
-    fields = {name: typed(name, value, SCHEMA[name].type) for name, value in fields.items()}
+def _from_flat(fields: Mapping[str, Any], where: str = "") -> Config:
+    """Returns the `Config` of all fields; an error about a value begins with `where`."""
+    fields = {
+        name: typed(f"{where}{name}", value, SCHEMA[name].type) for name, value in fields.items()
+    }
     specs = {}
     for name, section in SECTIONS.items():
         spec = getattr(Config(), name)

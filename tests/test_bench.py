@@ -28,7 +28,8 @@ def run(mode, config_file, tmp_path, *arguments):
     flags = (f"--config={config_file}", "--repeats=1", f"--json={result}", *arguments)
     # One thread: PyTorch's wait for each other, which is slow on a busy machine.
     env = {"OMP_NUM_THREADS": "1"} if "--against=torch" in arguments else None
-    done = tiny.command("alexnet_jax.bench", mode, *flags, env=env)
+    with tiny.unoptimised():
+        done = tiny.command("alexnet_jax.bench", mode, *flags, env=env)
     assert done.returncode == 0, done.stderr
     return json.loads(result.read_text()), done.stdout
 

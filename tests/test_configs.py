@@ -147,6 +147,13 @@ def test_a_file_is_held_to_the_types_of_the_fields(tmp_path, line, message):
         load_config(own)
 
 
+def test_a_value_of_another_type_in_config_json_names_the_file(tmp_path):
+    fields = to_dict(Config()) | {"per_class": "no"}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=r"config\.json': per_class='no': must be bool"):
+        read_config(tmp_path)
+
+
 def test_lists_are_tuples_at_any_depth():
     rates = override(Config(), {"optim.layer_rates": (["conv1", 0, 5],)}).optim.layer_rates
     assert rates == (("conv1", 0, 5),)

@@ -10,6 +10,7 @@ from jax import lax
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import PRESETS, Placement, create
+from tests import tiny
 
 P = jax.P
 
@@ -113,23 +114,16 @@ def small_batch(batch=16, size=SIZE, dtype=np.float32):
 
 
 def weights(model, size=SIZE):
-    """He weights by NumPy: the net's own initialisation takes seconds to compile."""
-    rng = np.random.default_rng(1)
+    return {"params": tiny.he_weights(shapes(model, size)[0])}
 
-    def draw(path, leaf):
-        std = (2 / np.prod(leaf.shape[:-1])) ** 0.5
-        value = (
-            np.full(leaf.shape, 0.1) if path[-1].key == "bias" else rng.normal(0, std, leaf.shape)
-        )
-        return jnp.asarray(value, leaf.dtype)
 
-    return {"params": jax.tree_util.tree_map_with_path(draw, shapes(model, size)[0])}
+compiled = functools.partial(jax.jit, compiler_options=tiny.UNOPTIMISED)
 
 
 def initial(model, size, what):
     """What `what` takes of the net's own initial parameters; only that is compiled."""
     images = jnp.zeros((1, size, size, 3))
-    return jax.jit(lambda key: what(model.init(key, images)["params"]))(jax.random.key(0))
+    return compiled(lambda key: what(model.init(key, images)["params"]))(jax.random.key(0))
 
 
 def all_biases(params):
@@ -140,7 +134,7 @@ def kernels(*names):
     return lambda params: {name: params[name]["kernel"] for name in names}
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(compiled, static_argnums=0)
 def apply(model, variables, images):
     return model.apply(variables, images)
 
@@ -399,7 +393,7 @@ def test_precisions():
 def dropped(model, images, key=0, **kwargs):
     variables = weights(model, images.shape[1])
     rngs = {"dropout": jax.random.key(key)}
-    run = jax.jit(functools.partial(model.apply, train=True))
+    run = compiled(functools.partial(model.apply, train=True))
     return run(variables, images, rngs=rngs, **kwargs)[1]
 
 
@@ -454,9 +448,8 @@ def test_dropout_masks_of_two_layers_differ():
     for name in ("fc6", "fc7"):
         params[name] = ones | {"kernel": jnp.zeros_like(params[name]["kernel"])}
     rngs = {"dropout": jax.random.key(0)}
-    _, a = jax.jit(functools.partial(model.apply, train=True))(
-        {"params": params}, images, rngs=rngs
-    )
+    run = compiled(functools.partial(model.apply, train=True))
+    _, a = run({"params": params}, images, rngs=rngs)
     assert set(np.unique(a["fc6"])) == set(np.unique(a["fc7"])) == {0, 1}
     assert (a["fc6"] != a["fc7"]).any()
 
@@ -480,7 +473,7 @@ def loss_and_gradients(model, params, images, labels, key, mesh_shape=None, layo
     index = np.arange(len(images), dtype=np.int32)
     if mesh_shape is None:
         whole = functools.partial(_loss, model)
-        return jax.jit(jax.value_and_grad(whole))(params, images, labels, index, key)
+        return compiled(jax.value_and_grad(whole))(params, images, labels, index, key)
     devices = np.array(jax.devices()[: np.prod(mesh_shape)]).reshape(mesh_shape)
     mesh = jax.sharding.Mesh(devices, ("data", "model"))
     placement = Placement(layout, "model", mesh_shape[1])
@@ -504,7 +497,7 @@ def loss_and_gradients(model, params, images, labels, key, mesh_shape=None, layo
         out_specs=P(),
         check_vma=True,
     )
-    return jax.jit(jax.value_and_grad(sharded))(params, images, labels, index, key)
+    return compiled(jax.value_and_grad(sharded))(params, images, labels, index, key)
 
 
 def _loss(model, params, images, labels, index, key):

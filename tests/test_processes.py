@@ -31,8 +31,7 @@ def command(config_file, workdir, *arguments):
 
 def start(devices, *arguments):
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {tiny.UNOPTIMISED_FLAG}",
         "JAX_PLATFORMS": "cpu",
     }
     return subprocess.Popen(
@@ -69,15 +68,11 @@ def alone(config_file, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--config.data.backend=tfdata",),
-        ("--config.mesh.layout=towers", "--config.mesh.model=2"),
-    ],
-)
-def test_two_processes_train_as_one(config_file, alone, tmp_path, capsys, arguments):
-    processes, outputs = run_two(config_file, tmp_path / "run", *arguments)
+def test_two_processes_train_as_one(config_file, alone, tmp_path, capsys):
+    towers = ("--config.mesh.layout=towers", "--config.mesh.model=2")
+    processes, outputs = run_two(
+        config_file, tmp_path / "run", "--config.data.backend=tfdata", *towers
+    )
     assert [process.returncode for process in processes] == [0, 0], outputs
     lines, expected = tiny.lines(tmp_path / "run"), tiny.lines(alone)
     keys = [(line["step"], line["split"]) for line in lines]

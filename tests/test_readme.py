@@ -95,7 +95,8 @@ def done(trained, tmp_path_factory):
         outs.append(out)
     read = [(module, *shlex.split(arguments)) for module, arguments in READ]
     (folder / "outputs").mkdir()
-    said = tiny.commands([*lines, *read], folder / "outputs", read=len(read))
+    with tiny.unoptimised():
+        said = tiny.commands([*lines, *read], folder / "outputs", read=len(read))
     outs += [folder] * len(read)
     return dict(zip([*RUN, *READ], zip(said, outs, strict=True), strict=True))
 
@@ -117,7 +118,8 @@ def test_the_flags_of_a_pages_command(command, done):
 @pytest.mark.parametrize("snippet", PYTHON, ids=[body.splitlines()[0] for body in PYTHON])
 def test_a_pages_python(snippet, trained):
     text = re.sub(r"runs/\w+", str(trained.workdir), snippet)
-    small = "num_classes=10, width=0.125, lrn=False, skip=('conv3', 'conv4')"
+    skipped = ("conv2", "conv3", "conv4", "conv5")
+    small = f"num_classes=10, width=0.125, hidden_units=64, skip={skipped}"
     text = text.replace("num_classes=1000", small)
     names = {}
     exec(text, names)

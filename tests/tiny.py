@@ -12,6 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 import skimage
 from PIL import Image
 
@@ -74,6 +78,33 @@ def make_config(path: Path, folder: Path) -> Path:
     """Writes the configuration of a run on `folder` that takes a second."""
     path.write_text(CONFIG.format(folder=folder))
     return path
+
+
+# A compiler option for what does not depend on the machine code: half of a compilation's time goes
+# into optimising it. Whole runs are tested as users compile them.
+UNOPTIMISED = {"xla_backend_optimization_level": 0}
+UNOPTIMISED_FLAG = "--xla_backend_optimization_level=0"
+
+
+@contextlib.contextmanager
+def unoptimised():
+    """The commands that start meanwhile compile without optimisation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED_FLAG}")
+        yield
+
+
+def he_weights(shapes):
+    """He's kernels by NumPy, and biases of 0.1: JAX's drawing takes seconds to compile."""
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        std = (2 / np.prod(leaf.shape[:-1])) ** 0.5
+        bias = path[-1].key == "bias"
+        value = np.full(leaf.shape, 0.1) if bias else rng.normal(0, std, leaf.shape)
+        return jnp.asarray(value, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def command(module: str, *arguments, env=None) -> subprocess.CompletedProcess:
