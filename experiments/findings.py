@@ -18,8 +18,8 @@ from experiments.tabulate import compared, difference, paper, rows, spread
 
 Name = tuple[str, str, str]  # of a finding: study, variant, measure
 
-# By claim; the others of a claim are listed, and decide nothing. Those of 9 and 14 were named here
-# before their runs. The rest were named on 2026-11-27, when the runs of 2026-11-25 were known; one
+# By claim; the others of a claim are listed, and decide nothing. Those of 9, 12 and 14 were named
+# here before their runs. The rest were named on 2026-11-27, when the runs of 2026-11-25 were known; one
 # that is changed has to be named before the runs that decide it.
 PRIMARY: dict[int, Name] = {
     1: ("averaging", "five averaged", "top1_error"),
@@ -33,7 +33,7 @@ PRIMARY: dict[int, Name] = {
     9: ("figure1", "tanh", "epochs_to_25"),
     10: ("views", "ten views", "top1_error"),
     11: ("middle_convs_long", "no conv4, 45 epochs", "top1_error"),
-    12: ("weight_decay", "no weight decay", "train_top1_error"),
+    12: ("weight_decay_long", "no weight decay, 45 epochs", "train_top1_error"),
     13: ("augmentation_long", "no crops or flips, 45 epochs", "top1_error"),
     14: ("specialisation_large", "as trained", "colour_gap"),
     15: ("neighbours", "fc7", "precision_at_5"),

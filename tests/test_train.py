@@ -202,9 +202,7 @@ def test_both_backends_give_the_same_run(config_file, whole_run, tmp_path):
     assert tiny.lines(tmp_path / "run") == tiny.lines(whole_run)
 
 
-def test_on_eight_devices_and_resumed_on_others_in_another_layout(
-    config_file, whole_run, tmp_path
-):
+def test_on_eight_devices_and_resumed_on_others_in_another_layout(config_file, whole_run, tmp_path):
     """The whole run has one device."""
     assert train(load(config_file, mesh__data=8, num_train_steps=10), tmp_path / "run") == 0
     changes = {"mesh__layout": "towers", "mesh__data": 2, "mesh__model": 2}
