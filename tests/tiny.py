@@ -81,7 +81,7 @@ def make_config(path: Path, folder: Path) -> Path:
 
 
 # A compiler option for what does not depend on the machine code: half of a compilation's time goes
-# into optimising it. Whole runs are tested as users compile them.
+# into optimising it. Runs that must repeat to the last bit are compiled as users compile them.
 UNOPTIMISED = {"xla_backend_optimization_level": 0}
 UNOPTIMISED_FLAG = "--xla_backend_optimization_level=0"
 
