@@ -19,8 +19,8 @@ from experiments.tabulate import compared, difference, paper, rows, spread
 Name = tuple[str, str, str]  # of a finding: study, variant, measure
 
 # By claim; the others of a claim are listed, and decide nothing. Those of 9, 12 and 14 were named
-# here before their runs. The rest were named on 2026-11-27, when the runs of 2026-11-25 were known; one
-# that is changed has to be named before the runs that decide it.
+# here before their runs. The rest were named on 2026-11-27, when the runs of 2026-11-25 were known;
+# one that is changed has to be named before the runs that decide it.
 PRIMARY: dict[int, Name] = {
     1: ("averaging", "five averaged", "top1_error"),
     2: ("lrn_searched", "no LRN, both searched", "top1_error"),

@@ -310,8 +310,8 @@ def text() -> str:
 
 **{summary(claims)}**
 Each claim that is tried by runs is judged by one finding, named in `experiments/findings.py`: for
-claims 9, 12 and 14 before their runs, for the others when their runs were known. A claim's number leads
-to all findings behind it.
+claims 9, 12 and 14 before their runs, for the others when their runs were known. A claim's number
+leads to all findings behind it.
 
 {markdown(grid(claims), numbers=False)}
 These are small nets on Imagenette at 32 pixels and on CIFAR-10 (re-encoded as JPEG), made on two
