@@ -339,10 +339,7 @@ def _say_zero(name: str) -> None:
 
 
 def _from_flat(fields: Mapping[str, Any], where: str = "") -> Config:
-    """Returns the `Config` of all fields; an error about a value begins with `where`."""
-    fields = {
-        name: typed(f"{where}{name}", value, SCHEMA[name].type) for name, value in fields.items()
-    }
+    fields = {name: typed(where + name, value, SCHEMA[name].type) for name, value in fields.items()}
     specs = {}
     for name, section in SECTIONS.items():
         spec = getattr(Config(), name)
