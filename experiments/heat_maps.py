@@ -72,7 +72,7 @@ def _heat_map(axes, lines: Sequence[dict]):
     # Pale colours only, so that the text reads on all of them.
     colours = {"cmap": "YlOrRd", "vmin": 0, "vmax": 2 * BEST}
     image = axes.imshow(np.minimum(above, BEST), aspect="auto", **colours)
-    axes.set_xticks(range(len(poolings)), [pooling.replace(" ", "\n") for pooling in poolings])
+    axes.set_xticks(range(len(poolings)), poolings)
     axes.set_yticks(range(len(rates)), rates)
     paper = ("dropout 0.5", "max 3x3")
     if paper[0] in rates and paper[1] in poolings:

@@ -16,7 +16,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.records import lock, restore
 from tests import tiny
 
-XLA_FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+XLA_FLAGS = f"--xla_force_host_platform_device_count=4 {tiny.UNOPTIMISED}"
 SECONDS = 300  # a pair needs some thirty on two free cores
 
 # Runs the command, and writes which examples of which split it read; the second process of the two

@@ -539,7 +539,7 @@ def test_the_heat_maps_have_every_cell_of_each_budget(results, drawn):
             assert f"{best + 1 + number:.1f}" in text
     assert "31.0" in text  # the first map is still there
     assert "dropout 0.75" in text
-    assert "average" in text  # "average 3x3", in two lines
+    assert "average 3x3" in text
     assert "≥ 10" in text  # the colours end where the best cells can be told apart
     assert "all images, 15 epochs, 2 seeds; 20% of the images, 120 epochs, 2 seeds" in text
 

@@ -138,14 +138,7 @@ def test_a_run_that_was_stopped_goes_on_with_skip(config_file, tmp_path, spoil):
     assert_same_run(tmp_path / "stopped", tmp_path / "skipping")
 
 
-@pytest.fixture
-def unoptimised():
-    """For runs of a step of their own: each learning rate is another program."""
-    with tiny.unoptimised():
-        yield
-
-
-@pytest.mark.usefixtures("unoptimised")
+@tiny.unoptimised()  # Each learning rate is another program.
 def test_a_learning_rate_that_blows_up(config_file, tmp_path):
     done = main(config_file, tmp_path / "a", "--config.optim.learning_rate=1e12")
     assert "step 2 is not finite" in line_of(done)
@@ -157,7 +150,7 @@ def test_a_learning_rate_that_blows_up(config_file, tmp_path):
     assert "step 1 is not finite" in line_of(done)
 
 
-@pytest.mark.usefixtures("unoptimised")
+@tiny.unoptimised()
 def test_a_run_of_nothing_but_skipped_steps_ends(config_file, tmp_path):
     flags = ("--config.optim.learning_rate=1e38", "--config.on_nonfinite=skip")
     done = main(config_file, tmp_path / "run", *flags)

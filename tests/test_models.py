@@ -117,13 +117,10 @@ def weights(model, size=SIZE):
     return {"params": tiny.he_weights(shapes(model, size)[0])}
 
 
-compiled = functools.partial(jax.jit, compiler_options=tiny.UNOPTIMISED)
-
-
 def initial(model, size, what):
     """What `what` takes of the net's own initial parameters; only that is compiled."""
     images = jnp.zeros((1, size, size, 3))
-    return compiled(lambda key: what(model.init(key, images)["params"]))(jax.random.key(0))
+    return tiny.jit(lambda key: what(model.init(key, images)["params"]))(jax.random.key(0))
 
 
 def all_biases(params):
@@ -134,7 +131,7 @@ def kernels(*names):
     return lambda params: {name: params[name]["kernel"] for name in names}
 
 
-@functools.partial(compiled, static_argnums=0)
+@functools.partial(tiny.jit, static_argnums=0)
 def apply(model, variables, images):
     return model.apply(variables, images)
 
@@ -393,7 +390,7 @@ def test_precisions():
 def dropped(model, images, key=0, **kwargs):
     variables = weights(model, images.shape[1])
     rngs = {"dropout": jax.random.key(key)}
-    run = compiled(functools.partial(model.apply, train=True))
+    run = tiny.jit(functools.partial(model.apply, train=True))
     return run(variables, images, rngs=rngs, **kwargs)[1]
 
 
@@ -448,7 +445,7 @@ def test_dropout_masks_of_two_layers_differ():
     for name in ("fc6", "fc7"):
         params[name] = ones | {"kernel": jnp.zeros_like(params[name]["kernel"])}
     rngs = {"dropout": jax.random.key(0)}
-    run = compiled(functools.partial(model.apply, train=True))
+    run = tiny.jit(functools.partial(model.apply, train=True))
     _, a = run({"params": params}, images, rngs=rngs)
     assert set(np.unique(a["fc6"])) == set(np.unique(a["fc7"])) == {0, 1}
     assert (a["fc6"] != a["fc7"]).any()
@@ -473,7 +470,7 @@ def loss_and_gradients(model, params, images, labels, key, mesh_shape=None, layo
     index = np.arange(len(images), dtype=np.int32)
     if mesh_shape is None:
         whole = functools.partial(_loss, model)
-        return compiled(jax.value_and_grad(whole))(params, images, labels, index, key)
+        return tiny.jit(jax.value_and_grad(whole))(params, images, labels, index, key)
     devices = np.array(jax.devices()[: np.prod(mesh_shape)]).reshape(mesh_shape)
     mesh = jax.sharding.Mesh(devices, ("data", "model"))
     placement = Placement(layout, "model", mesh_shape[1])
@@ -497,7 +494,7 @@ def loss_and_gradients(model, params, images, labels, key, mesh_shape=None, layo
         out_specs=P(),
         check_vma=True,
     )
-    return compiled(jax.value_and_grad(sharded))(params, images, labels, index, key)
+    return tiny.jit(jax.value_and_grad(sharded))(params, images, labels, index, key)
 
 
 def _loss(model, params, images, labels, index, key):

@@ -76,7 +76,7 @@ def value_and_gradient(f, *operands, seed=1):
         g = jnp.asarray(np.random.default_rng(seed).normal(size=y.shape), y.dtype)
         return y, *pullback(g)
 
-    return jax.jit(both, compiler_options=tiny.UNOPTIMISED)(*operands)
+    return tiny.jit(both)(*operands)
 
 
 def both_forms(f, x):

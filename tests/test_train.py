@@ -207,8 +207,7 @@ def test_on_eight_devices_and_resumed_on_others_in_another_layout(config_file, w
     assert train(load(config_file, mesh__data=8, num_train_steps=10), tmp_path / "run") == 0
     changes = {"mesh__layout": "towers", "mesh__data": 2, "mesh__model": 2}
     assert train(load(config_file, **changes), tmp_path / "run") == 0
-    ours, whole = (tiny.lines(each, split="train") for each in (tmp_path / "run", whole_run))
-    assert [line["step"] for line in ours] == [line["step"] for line in whole]
+    ours, whole = tiny.lines(tmp_path / "run"), tiny.lines(whole_run)
     assert ours[0]["loss"] == pytest.approx(whole[0]["loss"], rel=1e-4)
     assert ours[-1]["loss"] == pytest.approx(whole[-1]["loss"], rel=1e-3)
 

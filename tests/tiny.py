@@ -80,17 +80,17 @@ def make_config(path: Path, folder: Path) -> Path:
     return path
 
 
-# A compiler option for what does not depend on the machine code: half of a compilation's time goes
-# into optimising it. Runs that must repeat to the last bit are compiled as users compile them.
-UNOPTIMISED = {"xla_backend_optimization_level": 0}
-UNOPTIMISED_FLAG = "--xla_backend_optimization_level=0"
+# For what does not depend on the machine code: half of a compilation's time goes into optimising
+# it. Runs that must repeat to the last bit are compiled as users compile them.
+UNOPTIMISED = "--xla_backend_optimization_level=0"
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @contextlib.contextmanager
 def unoptimised():
     """The commands that start meanwhile compile without optimisation."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED_FLAG}")
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}")
         yield
 
 

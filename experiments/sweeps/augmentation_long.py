@@ -1,8 +1,10 @@
 """Crops and flips (section 4.1) once more, on three times the bench's epochs, as dropout.py."""
 
+from experiments.sweeps import dropout
+
 CLAIM = 13
 BASE = "configs/bench_imagenette.py"
-OVERRIDES = {"num_epochs": 45, "optim.drop_epochs": (30, 39)}
+OVERRIDES = dropout.OVERRIDES
 VARIANTS = {
     "baseline": {},
     "no crops or flips, 45 epochs": {"data.crop": False, "data.flip": False},

@@ -3,9 +3,11 @@
 A deeper net is slower to train: on few epochs that alone can favour the shallower one.
 """
 
+from experiments.sweeps import dropout
+
 CLAIM = 11
 BASE = "configs/bench_imagenette.py"
-OVERRIDES = {"num_epochs": 45, "optim.drop_epochs": (30, 39)}
+OVERRIDES = dropout.OVERRIDES
 VARIANTS = {
     "baseline": {},
     "no conv3, 45 epochs": {"model.skip": ("conv3",)},  # conv4 then joins the towers in its place
