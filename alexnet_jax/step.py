@@ -51,7 +51,7 @@ def zero_sums() -> dict:
 
 
 def init_state(
-    model: nn.Module, tx: optax.GradientTransformation, seed: int, image_size: int
+    model: nn.Module, tx: optax.GradientTransformation, seed: int | jax.Array, image_size: int
 ) -> TrainState:
     """Makes a fresh state, which is the same for a seed on any mesh."""
     init_key, key = jax.random.split(jax.random.key(seed))
