@@ -202,10 +202,10 @@ def freeze(config: ConfigDict, where: str = "the configuration") -> Config:
     """Returns the `Config` of a ConfigDict; fields that it lacks have their defaults.
 
     Raises:
-        UserError: it has an unknown field; the line says `where`, and names the nearest field. Or a
-            value is of another type than its field, infinite or not a number.
+        UserError: it has an unknown field, and the line names the nearest one; or a value is of
+            another type than its field, infinite or not a number. The line begins with `where`.
     """
-    return _from_flat(flatten(Config()) | _read(config.to_dict(), where, say=True))
+    return _from_flat(flatten(Config()) | _read(config.to_dict(), where, say=True), where)
 
 
 def override(config: Config, fields: Mapping[str, Any]) -> Config:
@@ -217,7 +217,7 @@ def override(config: Config, fields: Mapping[str, Any]) -> Config:
     """
     changed = config_dict(config).lock()
     changed.update_from_flattened_dict(fields)
-    return freeze(changed)
+    return freeze(changed, where="")
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def from_dict(nested: Mapping[str, Any], where: str) -> Config:
     given = _LATER_FIELDS | _read(nested, where)
     if lacking := SCHEMA.keys() - given.keys():
         raise ValueError(f"it has no {', '.join(sorted(lacking))}")
-    return _from_flat(given, f"{where}: ")
+    return _from_flat(given, where)
 
 
 def is_folder(name: str) -> bool:
@@ -338,8 +338,9 @@ def _say_zero(name: str) -> None:
     console.say(f"{name}=0 is read as None, which it meant formerly")
 
 
-def _from_flat(fields: Mapping[str, Any], where: str = "") -> Config:
-    fields = {name: typed(where + name, value, SCHEMA[name].type) for name, value in fields.items()}
+def _from_flat(given: Mapping[str, Any], where: str) -> Config:
+    place = f"{where}: " if where else ""
+    fields = {k: typed(place + k, value, SCHEMA[k].type) for k, value in given.items()}
     specs = {}
     for name, section in SECTIONS.items():
         spec = getattr(Config(), name)

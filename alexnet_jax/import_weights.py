@@ -21,7 +21,6 @@ from alexnet_jax.trained.pretrained import (
     DESCRIPTION,
     WEIGHTS,
     Pretrained,
-    read_description,
     write_weights,
 )
 from alexnet_jax.trained.recipe import Recipe
@@ -42,7 +41,8 @@ def import_weights(program: str, path: str | Path, out: str | Path, mean: str | 
             .binaryproto, cuda-convnet's batches.meta, or .npy of [R, R, 3] or [3], RGB.
 
     Returns:
-        A line that describes the net.
+        A line that describes the net, and one about the channel means that it subtracts where
+        `mean` is None and the program keeps its mean in another file.
 
     Raises:
         UserError: a file is missing, damaged, of another format or of another net; or `out`
@@ -68,7 +68,13 @@ def import_weights(program: str, path: str | Path, out: str | Path, mean: str | 
     write_weights(out / WEIGHTS, net, name, fields, source)
     count = sum(x.size for layer in params.values() for x in layer.values())
     said = f"{name}, {count:,} parameters, {model.num_classes} classes, {found.image_size} pixels"
-    return said + (f"; {found.note}" if found.note else "")
+    said += f"; {found.note}" if found.note else ""
+    guess = {"caffe": caffe.MEAN, "cuda_convnet": cuda_convnet.MEAN}.get(program)
+    if mean or not guess:
+        return said
+    whose = "ImageNet's channel means" if tuple(found.mean) == guess else "as the file says"
+    numbers = ", ".join(f"{x:g}" for x in found.mean)
+    return f"{said}\nmean: {numbers} (RGB), {whose}; --mean=FILE subtracts the net's own instead"
 
 
 def _check_finite(params: dict) -> None:
@@ -132,15 +138,6 @@ def _check_mean(mean: np.ndarray, file: Path) -> None:
         )
 
 
-def _mean_line(program: str, out: Path) -> str:
-    """Returns a line about the channel means that an import without --mean subtracts."""
-    mean = read_description(out / WEIGHTS)["preprocess"]["mean"]
-    guess = {"caffe": caffe.MEAN, "cuda_convnet": cuda_convnet.MEAN}[program]
-    whose = "ImageNet's channel means" if tuple(mean) == guess else "as the file says"
-    numbers = ", ".join(f"{x:g}" for x in mean)
-    return f"mean: {numbers} (RGB), {whose}; --mean=FILE subtracts the net's own instead"
-
-
 def _read_mean(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     _require_file(path)
     if path.suffix == ".binaryproto":
@@ -179,8 +176,6 @@ def main(files):
     given = flags.FLAGS
     said = import_weights(given["from"].value, files[0], given.out, given.mean)
     console.say(f"weights: {given.out}  {said}")
-    if given.mean is None and given["from"].value != "torchvision":
-        console.say(_mean_line(given["from"].value, local_path(given.out)))
     console.say(f"try: python -m alexnet_jax.classify --weights={given.out} IMAGE")
 
 

@@ -247,7 +247,7 @@ def configuration(sweep: Sweep, variant: str, seed: int) -> Config:
             )
     try:
         return override(config, fields)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, UserError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"sweep '{sweep.name}', '{variant}': {reason}") from None
 

@@ -59,7 +59,8 @@ def activations(name: str) -> Drawing:
 
     From the sweep, and of what it lacks from its search, each activation at its best rate there.
     """
-    runs = _by_activation(name)
+    searched = findings.records(studies()[f"{name}_search"])
+    runs = _by_activation(findings.records(studies()[name]), searched)
     if not runs:
         raise drawing.no_records(name)
     reached = {
@@ -85,7 +86,6 @@ def activations(name: str) -> Drawing:
 
     sweep = studies()[name]
     every = list(itertools.chain(*runs.values()))
-    searched = findings.records(studies()[f"{name}_search"])
     rates = "its best rate of a search" if searched else "one rate"
     caption = (
         f"Figure 1, {START[name]}: training error over epochs{_factor(reached)}; in the paper ReLU "
@@ -95,22 +95,21 @@ def activations(name: str) -> Drawing:
     return Drawing(make, caption)
 
 
-def _by_activation(name: str) -> dict[str, list[dict]]:
+def _by_activation(lines: Sequence[dict], searched: Sequence[dict]) -> dict[str, list[dict]]:
     """Returns {activation: its records} of a sweep, or else of the best rate of its search."""
-    found: dict[str, list[dict]] = {}
-    for line in findings.records(studies()[name]):
+    found, tried = {}, {}
+    for line in lines:
         found.setdefault(line["variant"], []).append(line)
-    searched: dict[str, list[dict]] = {}
-    for line in findings.records(studies()[f"{name}_search"]):
-        searched.setdefault(line["variant"].partition(",")[0], []).append(line)
+    for line in searched:
+        tried.setdefault(line["variant"].partition(",")[0], []).append(line)
 
     def order(line: dict) -> tuple:
         epochs = value(line, "epochs_to_25")
         there = not isinstance(epochs, AtLeast)
         return not there, epochs if there else value(line, "train_top1_error")
 
-    for kind, lines in searched.items():
-        found.setdefault(kind, [min(lines, key=order)])
+    for kind, rates in tried.items():
+        found.setdefault(kind, [min(rates, key=order)])
     kinds = ("relu", "tanh", "sigmoid")
     return {kind: found[kind] for kind in kinds if kind in found}
 

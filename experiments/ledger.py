@@ -305,15 +305,13 @@ there; it is no confidence limit.
 def text() -> str:
     """Returns the text of ledger.md."""
     claims = judged()
-    *first, last = map(str, findings.NAMED_FIRST)
-    named = f"{', '.join(first)} and {last}"
     parts = [
         f"""# The paper's claims
 
 **{summary(claims)}**
-Each claim that is tried by runs is judged by one finding, named in `experiments/findings.py`: for
-claims {named} before their runs, for the others when their runs were known. A claim's number
-leads to all findings behind it.
+Each claim that is tried by runs is judged by one finding, named in `experiments/findings.py`: of
+claims {", ".join(map(str, findings.NAMED_FIRST))} before their runs, of the others when these were
+known. A claim's number leads to all findings behind it.
 
 {markdown(grid(claims), numbers=False)}
 These are small nets on Imagenette at 32 pixels and on CIFAR-10 (re-encoded as JPEG), made on two

@@ -143,7 +143,7 @@ def test_a_file_is_held_to_the_types_of_the_fields(tmp_path, line, message):
         f"    {line}\n"
         "    return config\n"
     )
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=rf"^configuration '.*own\.py': {message}"):
         load_config(own)
 
 
