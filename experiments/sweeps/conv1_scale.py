@@ -1,6 +1,6 @@
 """A tenth of He's initial deviation in conv1, on the bench, as kernels.py has it at 128 pixels.
 
-There it keeps the initial noise out of the kernels. Where it costs no error, it can be a net's own.
+There it keeps the initial noise out of the kernels. The baseline's runs are those of lrn.py.
 """
 
 BASE = "configs/bench_imagenette.py"
