@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_jax.assemble import assemble
 from alexnet_jax.config import load_config, override
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import evaluate, load_run
 from alexnet_jax.records import restore
+from alexnet_jax.step import init_state
 from alexnet_jax.train import train
 from tests import tiny
 
@@ -54,6 +56,16 @@ def assert_same_run(workdir, whole_run):
     results = [json.loads((each / "result.json").read_text()) for each in (workdir, whole_run)]
     assert results[0]["final"] == results[1]["final"]
     assert results[0]["best"] == results[1]["best"]
+
+
+def test_the_initial_state_is_that_of_the_seed(config_file):
+    """One program, compiled less than others, makes it for all seeds."""
+    run = assemble(load(config_file, seed=7))
+    size = run.config.data.image_size
+    want = tiny.jit(lambda: init_state(run.model, run.tx, 7, size))()
+    got = run.fresh_state()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got.params, want.params)
+    assert got.key == want.key
 
 
 def test_what_a_work_directory_holds(whole_run):
