@@ -155,7 +155,6 @@ if __name__ == "__main__":
     cli.define_path("names", None, "A file with the name of each class on its own line.")
     flags.DEFINE_boolean("list", False, "List the nets that come with the package.")
     flags.DEFINE_boolean("json", False, "Print a line of JSON for each picture.")
-    cli.define_path(
-        "plot", None, "An image file to draw pictures and probabilities into.", result=True
-    )
+    drawn = dict(result=True, suffixes=plots.SUFFIXES)
+    cli.define_path("plot", None, "An image file to draw pictures and probabilities into.", **drawn)
     cli.run(main, takes_files=True)

@@ -51,9 +51,10 @@ class _PathParser(flags.ArgumentParser):
 
     syntactic_help = "a path"
 
-    def __init__(self, name: str, result: bool):
+    def __init__(self, name: str, result: bool, suffixes: Sequence[str]):
         self.name = name
         self.result = result
+        self.suffixes = suffixes
 
     def parse(self, argument: str) -> str:
         if not argument:
@@ -64,6 +65,9 @@ class _PathParser(flags.ArgumentParser):
                 f"write ./{argument}"
             )
         path = local_path(argument)
+        if self.suffixes and path.suffix.lower() not in self.suffixes:
+            ends = ", ".join(self.suffixes)
+            raise UserError(f"--{self.name}={argument}: name a file that ends in one of {ends}")
         if self.result:
             self._check_result(argument, path)
         return str(path)
@@ -87,13 +91,15 @@ def define_path(
     values: flags.FlagValues = flags.FLAGS,
     *,
     result: bool = False,
+    suffixes: Sequence[str] = (),
 ) -> flags.FlagHolder:
     """Defines a flag that names a file or a folder on this machine's file systems.
 
     With `result` it is a file that is written at the end. Its folder must then be there at the
-    beginning, so that no computed result is lost to a misspelt name.
+    beginning, so that no computed result is lost to a misspelt name. With `suffixes` its name must
+    end in one of them.
     """
-    parser, serializer = _PathParser(name, result), flags.ArgumentSerializer()
+    parser, serializer = _PathParser(name, result, suffixes), flags.ArgumentSerializer()
     return flags.DEFINE(parser, name, default, help_, values, serializer=serializer)
 
 

@@ -50,9 +50,13 @@ def explain(path: str, file: str, out: str, data_dir: str = "") -> Path:
     """Writes the page about a picture in the net at `path` to the folder `out`; returns the file.
 
     Raises:
-        UserError: `look` raises it, or `out` cannot be written.
+        UserError: `look` raises it, or `out` cannot be written, or has a page of something else.
     """
     target = local_path(out) / "index.html"
+    if why := files.obstacle(target.parent):
+        raise UserError(f"--out={out} cannot be written: {why}")
+    if target.exists() and sections.TITLE not in target.read_text("utf-8", "replace"):
+        raise UserError(f"'{target}' is there, and is no page of explain: name another --out")
     seen, encoded = look(path, file)
     with counter() as progress:
         progress("looking through the data set", 0, 0)

@@ -10,7 +10,6 @@ nearest pictures of each, by Euclidean distance (paper, section 6.1). The exit s
 picture could not be read.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,14 +46,14 @@ def features(net: Pretrained, chosen: Sequence[pictures.Picture], *, layer: str)
         UserError: the net has no such layer; the line names the nearest one.
     """
     choose(layer, layer_names(net), "layer")
-    rows = list(pictures.run(net, chosen, lambda _, activations: activations[layer]))
-    values = [row[0].astype(np.float32) for *_, row in rows]
-    return Features(
-        layer=layer,
-        features=np.stack(values) if values else np.zeros((0,), np.float32),
-        pictures=[picture for picture, *_ in rows],
-        labels=[label for _, label, _ in rows],
-    )
+    values, read, labels = np.zeros((0,), np.float32), [], []
+    for picture, label, (row,) in pictures.run(net, chosen, lambda _, all_: all_[layer]):
+        if not read:  # The array of a large set is made once, as it may fill most of the memory.
+            values = np.empty((len(chosen), *row.shape), np.float32)
+        values[len(read)] = row
+        read.append(picture)
+        labels.append(label)
+    return Features(layer, values[: len(read)], read, labels)
 
 
 def layer_names(net: Pretrained) -> list[str]:
@@ -102,16 +101,14 @@ def save(path: str | Path, found: Features) -> None:
     Raises:
         UserError: it cannot be written; the file is then not changed.
     """
-    file = io.BytesIO()
-    np.savez(
-        file,
-        features=found.features,
-        files=np.array([picture.name for picture in found.pictures], dtype=np.str_),
-        labels=np.array(found.labels, dtype=np.str_),
-        layer=np.array(found.layer),
-    )
-    with writing(path):
-        files.replace(local_path(path), file.getvalue())
+    with writing(path), files.replacing(local_path(path)) as file:
+        np.savez(
+            file,
+            features=found.features,
+            files=np.array([picture.name for picture in found.pictures], dtype=np.str_),
+            labels=np.array(found.labels, dtype=np.str_),
+            layer=np.array(found.layer),
+        )
 
 
 def show(
@@ -197,5 +194,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("data_dir", "", "The folder of TFDS's data sets.")
     cli.define_path("out", None, "The npz file to write.", result=True)
     flags.DEFINE_integer("neighbors", 0, "How many of the nearest pictures to print for each.")
-    cli.define_path("plot", None, "An image file to draw the neighbours into.", result=True)
+    drawn = dict(result=True, suffixes=plots.SUFFIXES)
+    cli.define_path("plot", None, "An image file to draw the neighbours into.", **drawn)
     cli.run(main, takes_files=True)

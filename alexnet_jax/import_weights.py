@@ -23,7 +23,7 @@ from alexnet_jax.trained.pretrained import (
     Pretrained,
     write_weights,
 )
-from alexnet_jax.trained.recipe import Recipe
+from alexnet_jax.trained.recipe import Recipe, check_levels
 from alexnet_jax.weights import caffe, cuda_convnet, torchvision
 from alexnet_jax.weights.net import Found, fit
 
@@ -62,6 +62,8 @@ def import_weights(program: str, path: str | Path, out: str | Path, mean: str | 
     except UserError as error:
         raise UserError(f"'{path}': {error}") from None
     model = models.create(name, **fields)
+    if model.num_classes < 2:
+        raise UserError(f"'{path}': the net has one output, and an answer needs one for each class")
     net = Pretrained(model, params, recipe, found.class_names, recipe)
     source = {"program": program, "file": path.name, "sha256": digest}
     source["channel_order"] = found.channel_order
@@ -112,7 +114,10 @@ def _recipe(found: Found, mean_file: Path | None) -> tuple[Recipe, Found]:
                     f"the net needs a square of {found.image_size} or more"
                 )
             found = dataclasses.replace(found, resize_size=len(mean))
-        _check_mean(mean, mean_file)
+        try:
+            check_levels(mean)
+        except ValueError as error:
+            raise UserError(f"'{mean_file}': {error}") from None
     recipe = Recipe(
         image_size=found.image_size,
         resize_size=found.resize_size,
@@ -121,21 +126,6 @@ def _recipe(found: Found, mean_file: Path | None) -> tuple[Recipe, Found]:
         scale=np.asarray(found.scale, np.float32),
     )
     return recipe, found
-
-
-def _check_mean(mean: np.ndarray, file: Path) -> None:
-    """Raises UserError unless the values of a mean are grey levels of 0..255; all may be 0."""
-    levels = "a mean is in grey levels of 0..255"
-    if not np.isfinite(mean).all():
-        raise UserError(f"'{file}' has a mean with values that are NaN or infinite: {levels}")
-    low, high = float(mean.min()), float(mean.max())
-    if low < 0 or high > 255:
-        raise UserError(f"'{file}' has a mean with values of {low:g} to {high:g}: {levels}")
-    if 0 < high <= 1:
-        raise UserError(
-            f"'{file}' has a mean with values of {low:g} to {high:g}: {levels}; multiply one of "
-            "0..1 by 255"
-        )
 
 
 def _read_mean(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -128,7 +128,13 @@ _FIRST_LAYERS = {
 
 
 def caffemodel(
-    net: str, arrays: dict, *, old: bool = False, told: dict | None = None, raw: bool = False
+    net: str,
+    arrays: dict,
+    *,
+    old: bool = False,
+    told: dict | None = None,
+    raw: bool = False,
+    loss: str = "",
 ) -> bytes:
     """A net of `_FIRST_LAYERS` with PyTorch's arrays 'conv1.weight', …
 
@@ -136,6 +142,7 @@ def caffemodel(
         old: in V1's layers.
         told: {layer: {field of LayerParameter: value, or {field of its message: value}}}.
         raw: the arrays as NVIDIA's Caffe writes them, float16.
+        loss: the type of a layer at the end.
     """
     told = told or {}
     message = _MESSAGES["caffe_test.NetParameter"](name=net)
@@ -157,6 +164,8 @@ def caffemodel(
             if operation == "LRN":
                 after.lrn_param.local_size, after.lrn_param.alpha = 5, 1e-4
             _tell(after, told.get(after.name, {}))
+    if loss:
+        _add(message, "loss", loss, old)
     return message.SerializeToString()
 
 

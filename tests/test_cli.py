@@ -15,6 +15,7 @@ from alexnet_jax import cli, evaluate
 from alexnet_jax.__main__ import COMMANDS
 from alexnet_jax.errors import UserError, missing
 from alexnet_jax.records import files
+from alexnet_jax.trained import plots
 from tests import tiny
 
 HELP = {
@@ -114,6 +115,16 @@ def test_a_result_has_its_folder_before_it_is_computed(tmp_path):
         values(["command", "--json", "--hlo=x"])
     with pytest.raises(UserError, match=r"^--json=\S* is a folder: name a file in it$"):
         values(["command", f"--json={tmp_path}"])
+
+
+def test_a_picture_has_a_suffix(tmp_path):
+    """matplotlib would add one, and write over another file than the one that is named."""
+    values = flags.FlagValues()
+    cli.define_path("plot", None, "A picture.", values, result=True, suffixes=plots.SUFFIXES)
+    for name in ("answers", "answers.pgn"):
+        with pytest.raises(UserError, match=f"^--plot=.*{name}: name a file that ends in one of"):
+            values(["command", f"--plot={tmp_path}/{name}"])
+    values(["command", f"--plot={tmp_path}/answers.PNG"])
 
 
 def test_a_result_for_a_device_or_a_pipe_leaves_it_there(tmp_path, monkeypatch):

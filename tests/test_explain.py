@@ -39,6 +39,17 @@ def test_the_page(trained, picture, tmp_path, capsys):
     assert text.count("<figure>") > 60
 
 
+def test_another_page_is_not_written_over(tmp_path):
+    target = tmp_path / "index.html"
+    target.write_text("<title>Our institute</title>")
+    with pytest.raises(UserError, match="is no page of explain: name another --out"):
+        explain.explain("no net", "no picture", str(tmp_path))
+    assert target.read_text() == "<title>Our institute</title>"
+    target.write_text("<title>What a net sees in coffee.png</title>")  # one of its own
+    with pytest.raises(UserError, match="no net"):
+        explain.explain("no net", "no picture", str(tmp_path))
+
+
 def test_without_its_data_the_page_says_so(trained, seen, tmp_path):
     chosen, about = explain.the_set(str(trained.workdir), str(tmp_path / "gone"))
     assert chosen == []

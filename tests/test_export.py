@@ -1,5 +1,6 @@
 """What is handed out gives the same logits where it goes: without this package, or in another."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -75,6 +76,11 @@ def test_stablehlo_of_prepared_images(trained, tmp_path):
     assert "float32 [N, 32, 32, 3]" in said
     images, expected = images_and_logits(trained.workdir)
     function = jax.export.deserialize(bytearray((tmp_path / "net.bin").read_bytes()))
+    assert_close(np.asarray(function.call(images)), expected, 1e-5)
+    # A net that trained with the fused kernel, which knows no batch of any size, is the same net.
+    net = open_pretrained(trained.workdir)
+    net = dataclasses.replace(net, model=net.model.clone(fused_kernel=True))
+    function = jax.export.deserialize(bytearray(export.stablehlo(net, "float32")))
     assert_close(np.asarray(function.call(images)), expected, 1e-5)
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -184,6 +185,22 @@ def test_whole_models_and_scripts_are_named(tmp_path):
         archive.writestr("archive/constants.pkl", b"")
     with pytest.raises(UserError, match=r"TorchScript: save torch\.jit\.load"):
         import_weights("torchvision", file, tmp_path / "out")
+
+
+COMPLEX = (  # {"c": torch.zeros(2, dtype=torch.complex64)} as torch.save pickles it
+    b"\x80\x02}(X\x01\0\0\0cctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\n"
+    b"ComplexFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQK\x00K\x02\x85K\x01\x85\x89NtRu."
+)
+
+
+def test_what_is_no_part_of_a_net_is_passed_over(tmp_path):
+    """Beside a net people save the names of its classes, say, as NumPy has them."""
+    beside = {"classes": list(np.unique(["dog", "cat"])), "epoch": np.int64(3)}
+    for protocol in (2, 4):
+        found = pickles.load(pickle.dumps(beside, protocol=protocol))
+        assert found == {"classes": [None, None], "epoch": 3}
+    file = pth(tmp_path / "x.pth", COMPLEX, **{"0": bytes(16)})
+    assert torchvision.read_tensors(file) == {}
 
 
 def test_quantised_tensors_are_refused(small, tmp_path):
@@ -461,6 +478,50 @@ def test_means_that_no_pictures_have(small, tmp_path, values, said):
         import_weights("caffe", net, out, str(mean))
     assert len(lines(raised)) == 1
     assert "mean.npy" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ({"preprocess": {"mean": [0.5, 0.5, 0.5]}}, "multiply one of 0..1 by 255"),
+        ({"preprocess": {"mean": 127.5}}, "mean has the shape [], not [3]"),
+        ({"preprocess": {"scale": [1, 1]}}, "scale has the shape [2], not [3]"),
+        ({"preprocess": {"resize_size": 64}}, "image_size 99 must be from 1 to resize_size"),
+        ({"class_names": ["a", "b"] * 1000}, "names 2000 classes, and the net has"),
+    ],
+)
+def test_an_edited_description_is_held_to_its_net(small, tmp_path, edit, said):
+    """No flag of import_weights gives a scale or classes, so that people write them there."""
+    _, _, weights = golden("torchvision")
+    safetensors.numpy.save_file(weights, tmp_path / "x.safetensors")
+    import_weights("torchvision", tmp_path / "x.safetensors", tmp_path / "out")
+    path = tmp_path / "out" / "weights.json"
+    told = json.loads(path.read_text())
+    told["preprocess"] |= edit.pop("preprocess", {})
+    path.write_text(json.dumps(told | edit))
+    with pytest.raises(UserError, match=re.escape(said)) as raised:
+        open_pretrained(tmp_path / "out")
+    assert "weights.json" in str(raised.value)
+    assert len(lines(raised)) == 1
+
+
+def test_outputs_that_are_no_classes_are_said(small, tmp_path):
+    """A sigmoid of one output, and losses that make no softmax, give no shares to print."""
+    _, _, weights = golden("torchvision")
+    for kind, shape in (("weight", (1, -1)), ("bias", (1,))):
+        name = f"classifier.6.{kind}"
+        weights[name] = np.ascontiguousarray(weights[name][:1].reshape(shape))
+    safetensors.numpy.save_file(weights, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="the net has one output"):
+        import_weights("torchvision", tmp_path / "x.safetensors", tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+
+    _, _, weights = golden("caffenet")
+    file = tmp_path / "x.caffemodel"
+    file.write_bytes(foreign.caffemodel("caffenet", weights, loss="SigmoidCrossEntropyLoss"))
+    assert "it was trained by SigmoidCrossEntropyLoss" in import_weights(
+        "caffe", file, tmp_path / "c"
+    )
 
 
 def test_the_mean_of_other_classes(tmp_path):

@@ -256,6 +256,25 @@ def test_other_classes_leave_the_last_layer(trained, tmp_path):
     assert "fc8 keeps its initial weights: 4 classes there, 2 here" in said[1]
 
 
+def test_a_net_of_the_same_weights_that_computes_otherwise_is_said(trained):
+    """Of the same shapes, so that nothing else would tell."""
+    other = {"model.activation": "tanh", "model.lrn": False, "model.dropout": 0.0}
+    run, said = assemble(override(config_of(trained), other | {"data.mean": "none"})), []
+    begin_from(trained.workdir, run, run.fresh_state().params, said.append)
+    told = "\n".join(said)
+    assert "activation is relu in that net: here it is tanh" in told
+    assert (
+        "conv1 is conv1 5/2, act1, lrn1, pool1 2/2 in that net: here it is conv1 5/2, act1, pool1"
+        in told
+    )
+    assert "the factor on fc6 and fc7 in testing is 0.5 in that net: here it is 1" in told
+    assert "it was trained with a mean subtracted: here no mean is" in told
+    said.clear()
+    same = assemble(config_of(trained))
+    begin_from(trained.workdir, same, same.fresh_state().params, said.append)
+    assert said == [f"initial weights: 8 layers of {trained.workdir}"]
+
+
 def test_another_net_is_refused_and_leaves_nothing(trained, tmp_path):
     config = config_of(trained, init_from=str(trained.workdir))
     config = override(config, {"model.hidden_units": 16})

@@ -9,6 +9,7 @@ from alexnet_jax.explained import halves, layers, occlusion, page, patches
 from alexnet_jax.explained.seen import Seen
 from alexnet_jax.trained import names, pictures
 
+TITLE = "What a net sees in "  # …, and the picture's name; explain knows its own pages by it
 ANSWERS, COVERED = 5, 3  # the numbers of classes that are named, and for which parts are covered
 LEAST = 0.01  # the least probability of a class, but the first, for which parts are covered
 MAPS, UNITS = 8, 4  # the numbers of maps and units that are shown of a layer
@@ -25,7 +26,7 @@ def page_of(seen: Seen, encoded: bytes, chosen: list[pictures.Picture], about: s
         *_answers(seen),
         *_covered(seen),
     ]
-    return page.whole(f"What a net sees in {seen.name}", parts)
+    return page.whole(TITLE + seen.name, parts)
 
 
 def _picture(seen: Seen, encoded: bytes) -> list[str]:

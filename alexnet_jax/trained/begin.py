@@ -10,6 +10,7 @@ from alexnet_jax.assemble import Run
 from alexnet_jax.console.progress import counter
 from alexnet_jax.data.identity import normal_name, some
 from alexnet_jax.errors import UserError
+from alexnet_jax.models import AlexNet, operations
 from alexnet_jax.records import checkpoint, saved_state
 from alexnet_jax.step import TrainState
 from alexnet_jax.trained import names
@@ -87,10 +88,17 @@ def begin_from(path: str | Path, run: Run, params: dict, log: Callable[[str], No
     log(f"initial weights: {len(ours) - len(unfit)} layers of {path}")
     if about:
         log(f"  {about}")
-    own = recipe_of(run).scale
-    if not np.allclose(net.recipe.scale, own, rtol=0.1):
-        scale = float(np.mean(net.recipe.scale))
-        log(f"  it was trained on grey levels times {scale:.4g}: here data.scale={own[0]:.4g}")
+    for line in _differences(net.model, run.model, run.config.data.image_size):
+        log(f"  {line}")
+    theirs, own = net.recipe, recipe_of(run)
+    if not np.allclose(theirs.scale, own.scale, rtol=0.1):
+        scale = float(np.mean(theirs.scale))
+        log(
+            f"  it was trained on grey levels times {scale:.4g}: here data.scale={own.scale[0]:.4g}"
+        )
+    if np.any(theirs.mean) != np.any(own.mean):
+        there, here = ("a" if np.any(each.mean) else "no" for each in (theirs, own))
+        log(f"  it was trained with {there} mean subtracted: here {here} mean is (data.mean)")
 
     def put(values, old):
         values = np.asarray(values, old.dtype)
@@ -98,6 +106,33 @@ def begin_from(path: str | Path, run: Run, params: dict, log: Callable[[str], No
 
     taken = {name: loaded[name] for name in ours if name not in unfit}
     return params | {name: jax.tree.map(put, taken[name], params[name]) for name in taken}
+
+
+def _differences(theirs: AlexNet, ours: AlexNet, image_size: int) -> list[str]:
+    """Returns a line for each thing in which two nets of the same weights compute differently."""
+
+    def described(net: AlexNet) -> dict[str, str]:
+        table = operations(net, image_size)
+        found = {"activation": net.activation}
+        for op in table:
+            if op.kind != "drop":
+                sizes = f" {op.window}/{op.stride}" if op.window > 1 else ""
+                before = f"{found[op.layer]}, " if op.layer in found else ""
+                found[op.layer] = f"{before}{op.name}{sizes}"
+        found["pool_overhang"] = net.pool_overhang
+        kinds = {op.kind for op in table}
+        for kind in ("lrn", "norm"):
+            names = [name for name in vars(net) if kind in kinds and name.startswith(f"{kind}_")]
+            found |= {name: getattr(net, name) for name in names}
+        kept = 1 if net.inverted_dropout else 1 - net.dropout
+        return found | {"the factor on fc6 and fc7 in testing": f"{kept:g}"}
+
+    there, here = described(theirs), described(ours)
+    return [
+        f"{name} is {there[name]} in that net: here it is {here[name]}"
+        for name in there
+        if name in here and there[name] != here[name]
+    ]
 
 
 def _matched(

@@ -244,6 +244,10 @@ def confusion(path: str, matrix: np.ndarray, names: Sequence[str], title: str) -
         save(figure, path)
 
 
+# What matplotlib draws; to a name without one it would add its own.
+SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".eps", ".ps")
+
+
 def save(figure, path: str | Path) -> None:
     """Writes the figure to a file whose suffix says how.
 

@@ -245,11 +245,18 @@ def _open_weights(file: Path) -> Pretrained:
             mean_under_crop=bool(told["mean_under_crop"]),
             scale=np.asarray(told["scale"], np.float32),
         )
+        try:
+            recipe.check()
+        except ValueError as error:
+            raise ValueError(f"preprocess in {beside.name}: {error}") from None
         told = description["model"]
         if told["name"] == "alexnet_owt" and description["source"].get("program") == "torchvision":
             told = told | {"name": "torchvision"}  # Imports had another name for it before 0.1.
         model = models.create(**told)
         class_names = tuple(description["class_names"])
+        if len(class_names) > model.num_classes:
+            outputs = f"the net has {model.num_classes} outputs"
+            raise ValueError(f"{beside.name} names {len(class_names)} classes, and {outputs}")
         params = {}
         for key, array in tensors.items():
             layer, kind = key.split(".")

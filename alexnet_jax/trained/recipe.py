@@ -32,6 +32,27 @@ class Recipe:
     mean_under_crop: bool
     scale: np.ndarray
 
+    def check(self) -> None:
+        """Checks the values, which a person may have edited.
+
+        Raises:
+            ValueError: the sizes and shapes do not belong together, or a value is NaN, infinite or,
+                of the mean, no grey level.
+        """
+        size, side = self.image_size, self.resize_size
+        if not 1 <= size <= side:
+            raise ValueError(f"image_size {size} must be from 1 to resize_size, which is {side}")
+        for name, array, shapes in (
+            ("mean", self.mean, ((3,), (side, side, 3))),
+            ("scale", self.scale, ((3,),)),
+        ):
+            if array.shape not in shapes:
+                wanted = " or ".join(str(list(shape)) for shape in shapes)
+                raise ValueError(f"{name} has the shape {list(array.shape)}, not {wanted}")
+        if not np.isfinite(self.scale).all():
+            raise ValueError("scale has a value that is NaN or infinite")
+        check_levels(self.mean)
+
     def __call__(self, image, views: int = 1) -> np.ndarray:
         """Returns the net's input of a picture; see `pretrained.Pretrained.preprocess`."""
         square = _square(image, self.resize_size)
@@ -58,6 +79,24 @@ class Recipe:
     def _prepare(self, images, crops):
         prep = Preprocess(self.mean, mean_under_crop=self.mean_under_crop, scale=self.scale)
         return prep(images, crops, None, 0)
+
+
+def check_levels(mean: np.ndarray) -> None:
+    """Checks that the values of a mean are grey levels of 0..255; all may be 0.
+
+    Raises:
+        ValueError: they are not.
+    """
+    levels = "a mean is in grey levels of 0..255"
+    if not np.isfinite(mean).all():
+        raise ValueError(f"the mean has values that are NaN or infinite: {levels}")
+    low, high = float(mean.min()), float(mean.max())
+    if low < 0 or high > 255:
+        raise ValueError(f"the mean has values of {low:g} to {high:g}: {levels}")
+    if 0 < high <= 1:
+        raise ValueError(
+            f"the mean has values of {low:g} to {high:g}: {levels}; multiply one of 0..1 by 255"
+        )
 
 
 def _square(image, size: int) -> np.ndarray:

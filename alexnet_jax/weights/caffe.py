@@ -23,9 +23,9 @@ _TRANSFORMING = ("transform_param", "data_param", "image_data_param", "window_da
 # Layers that precede or follow the net, or change nothing.
 _OTHERS = (
     *("Split", "Flatten", "Silence", "Accuracy", "ArgMax", "Softmax", "HDF5Output"),
-    *("SoftmaxWithLoss", "MultinomialLogisticLoss", "InfogainLoss", "HingeLoss"),
-    *("EuclideanLoss", "SigmoidCrossEntropyLoss", "ContrastiveLoss"),
+    *("SoftmaxWithLoss", "MultinomialLogisticLoss", "InfogainLoss"),
 )
+_OTHER_LOSSES = ("HingeLoss", "EuclideanLoss", "SigmoidCrossEntropyLoss", "ContrastiveLoss")
 _DAMAGED = (DecodeError, ValueError, TypeError, IndexError, OverflowError)
 
 
@@ -63,7 +63,7 @@ def read_mean(path: Path) -> np.ndarray:
 
 
 def _found(net: Message) -> Found | None:
-    layers = []
+    layers, note = [], ""
     # Caffe rounds the number of windows up if it is not whole (pooling_layer.cpp).
     fields, inputs = {"pool_overhang": True}, _input_size(net)
     for kind, layer in _layers(net):
@@ -71,6 +71,8 @@ def _found(net: Message) -> Found | None:
             agree(inputs, layer.name, _transformation(layer))
         elif kind in _OTHERS:
             continue
+        elif kind in _OTHER_LOSSES:
+            note = f"it was trained by {kind}: the shares that classify prints mean nothing"
         elif kind in ("Convolution", "InnerProduct"):
             _check_always_there(layer)
             weights = _convolution if kind == "Convolution" else _inner_product
@@ -103,6 +105,7 @@ def _found(net: Message) -> Found | None:
         mean_under_crop=True,
         channel_order="bgr",
         class_names=imagenet_classes(layers),
+        note=note,
     )
 
 

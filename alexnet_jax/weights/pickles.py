@@ -79,6 +79,8 @@ def _bytes(data) -> bytes:
 
 
 def _scalar(dtype, data):
+    if dtype.dtype is None:  # Texts, for example, are not a part of a net.
+        return None
     return np.frombuffer(_bytes(data), dtype.dtype)[0].item()
 
 

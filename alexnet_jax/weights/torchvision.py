@@ -243,6 +243,8 @@ def _state_dict(file: zipfile.ZipFile) -> dict[str, dict[str, np.ndarray]]:
     def storage(pid):
         _, kind, key, *_ = pid
         name = f"{root}data/{key}"
+        if kind.__name__ not in _STORAGES:  # Complex numbers, for example, are not a part of a net.
+            return None
         if file.getinfo(name).compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{name} is compressed")
         numbers = np.frombuffer(file.read(name), np.dtype(kind.dtype).newbyteorder(order))
@@ -251,6 +253,8 @@ def _state_dict(file: zipfile.ZipFile) -> dict[str, dict[str, np.ndarray]]:
         return numbers
 
     def tensor(numbers, offset, size, stride, grad=False, hooks=None, metadata=None):
+        if numbers is None:
+            return None
         if metadata:  # It may be a conjugate or negative view.
             raise ValueError(f"a tensor is a view of another kind: {metadata}")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
