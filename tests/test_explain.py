@@ -46,7 +46,7 @@ def test_another_page_is_not_written_over(tmp_path):
         explain.explain("no net", "no picture", str(tmp_path))
     assert target.read_text() == "<title>Our institute</title>"
     target.write_text("<title>What a net sees in coffee.png</title>")  # one of its own
-    with pytest.raises(UserError, match="no net"):
+    with pytest.raises(UserError, match="no file or folder 'no picture'"):
         explain.explain("no net", "no picture", str(tmp_path))
 
 

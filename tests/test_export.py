@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from alexnet_jax import export
+from alexnet_jax import export, models
 from alexnet_jax.errors import UserError
 from alexnet_jax.import_weights import import_weights
-from alexnet_jax.trained.pretrained import open_pretrained
+from alexnet_jax.trained.pretrained import Pretrained, open_pretrained
 from tests import tiny
 from tests.test_import_weights import GOLDEN, SIZE, assert_close, golden
 
@@ -77,9 +77,16 @@ def test_stablehlo_of_prepared_images(trained, tmp_path):
     images, expected = images_and_logits(trained.workdir)
     function = jax.export.deserialize(bytearray((tmp_path / "net.bin").read_bytes()))
     assert_close(np.asarray(function.call(images)), expected, 1e-5)
-    # A net that trained with the fused kernel, which knows no batch of any size, is the same net.
-    net = open_pretrained(trained.workdir)
-    net = dataclasses.replace(net, model=net.model.clone(fused_kernel=True))
+
+
+def test_stablehlo_of_a_net_with_the_fused_kernel(trained):
+    """It trained with Pallas' kernel, which knows no batch of any size, and is the same net."""
+    model = models.create("alexnet", width=1 / 16, hidden_units=16, num_classes=4)
+    images = np.random.default_rng(0).normal(0, 50, (2, 67, 67, 3)).astype(np.float32)
+    params = tiny.he_weights(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
+    expected = model.apply({"params": params}, images)[0]
+    recipe = dataclasses.replace(open_pretrained(trained.workdir).recipe, image_size=67)
+    net = Pretrained(model.clone(fused_kernel=True), params, recipe, (), recipe)
     function = jax.export.deserialize(bytearray(export.stablehlo(net, "float32")))
     assert_close(np.asarray(function.call(images)), expected, 1e-5)
 

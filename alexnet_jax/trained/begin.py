@@ -16,6 +16,7 @@ from alexnet_jax.step import TrainState
 from alexnet_jax.trained import names
 from alexnet_jax.trained.kept import recipe_of
 from alexnet_jax.trained.pretrained import open_pretrained
+from alexnet_jax.trained.recipe import Recipe
 
 
 def restore_or_start(
@@ -88,17 +89,9 @@ def begin_from(path: str | Path, run: Run, params: dict, log: Callable[[str], No
     log(f"initial weights: {len(ours) - len(unfit)} layers of {path}")
     if about:
         log(f"  {about}")
-    for line in _differences(net.model, run.model, run.config.data.image_size):
+    lines = _differences(net.model, run.model, run.config.data.image_size)
+    for line in [*lines, *_other_input(net.recipe, recipe_of(run))]:
         log(f"  {line}")
-    theirs, own = net.recipe, recipe_of(run)
-    if not np.allclose(theirs.scale, own.scale, rtol=0.1):
-        scale = float(np.mean(theirs.scale))
-        log(
-            f"  it was trained on grey levels times {scale:.4g}: here data.scale={own.scale[0]:.4g}"
-        )
-    if np.any(theirs.mean) != np.any(own.mean):
-        there, here = ("a" if np.any(each.mean) else "no" for each in (theirs, own))
-        log(f"  it was trained with {there} mean subtracted: here {here} mean is (data.mean)")
 
     def put(values, old):
         values = np.asarray(values, old.dtype)
@@ -133,6 +126,20 @@ def _differences(theirs: AlexNet, ours: AlexNet, image_size: int) -> list[str]:
         for name in there
         if name in here and there[name] != here[name]
     ]
+
+
+def _other_input(theirs: Recipe, own: Recipe) -> list[str]:
+    """Returns a line for each thing in which two nets' inputs differ."""
+    lines = []
+    if not np.allclose(theirs.scale, own.scale, rtol=0.1):
+        there, here = float(np.mean(theirs.scale)), own.scale[0]
+        lines.append(f"it was trained on grey levels times {there:.4g}: here data.scale={here:.4g}")
+    if np.any(theirs.mean) != np.any(own.mean):
+        there, here = ("a" if np.any(each.mean) else "no" for each in (theirs, own))
+        lines.append(
+            f"it was trained with {there} mean subtracted: here {here} mean is (data.mean)"
+        )
+    return lines
 
 
 def _matched(
