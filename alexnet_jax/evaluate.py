@@ -102,16 +102,21 @@ def evaluate_together(
         done += len(batches[0]["ids"])
         progress(f"evaluating {split}", min(done, total), total)
     skipped.update(distributed.union(skipped))  # Each process knows those that it has read.
-    num_examples = total - len(skipped)
-    results = []
-    for part in parts:
-        sums = metrics.total(part)
-        if sums["count"] != num_examples:
-            raise RuntimeError(f"evaluated {sums['count']:.0f} of {num_examples} examples")
-        results.append(metrics.summarize(sums) | {"count": num_examples})
+    if len(skipped) == total:
+        reason = next(iter(skipped.values()))
+        raise UserError(f"no image of split {split!r} can be decoded to evaluate on it: {reason}")
+    results = [_summarized(part, total - len(skipped)) for part in parts]
     for result, tally in zip(results, tallies, strict=False):
         result["per_class"] = jax.device_get(tally)
     return results
+
+
+def _summarized(sums: list[dict], num_examples: int) -> dict[str, float]:
+    """Returns the numbers of an evaluation, which must have counted every example once."""
+    added = metrics.total(sums)
+    if added["count"] != num_examples:
+        raise RuntimeError(f"evaluated {added['count']:.0f} of {num_examples} examples")
+    return metrics.summarize(added) | {"count": num_examples}
 
 
 def with_split(run: Run, split: str, progress: data.Progress = lambda *_: None) -> Run:
@@ -177,7 +182,8 @@ def load_run(workdir: Path, step: int | None = None, data_dir: str = "") -> tupl
         UserError: there is no run or no such checkpoint, or the data set is missing.
     """
     (config, kept), place = net_folder.read_trained(workdir), locate(workdir)
-    spec = moved(config.data, data_dir)
+    # Every backend reads the same images, and that of the training may not work here.
+    spec = replace(moved(config.data, data_dir), backend="auto")
     config = replace(config, data=spec, mesh=MeshSpec(data=_divisor(config.batch_size)))
     run = _from_kept(config, kept) if kept else assemble(config)
     abstract = run.abstract_state().params

@@ -149,6 +149,33 @@ def test_a_set_prepared_again_is_decoded_again(tmp_path):
         data.open_data(known)
 
 
+def test_class_names_in_another_form_of_unicode_are_the_same(tmp_path):
+    """An é of two characters, as a Mac writes it: what is kept has it as one."""
+    folder = make_set(tmp_path / "data")
+    (labels,) = folder.rglob("label.labels.txt")
+    labels.write_text("cafe\u0301\nbee\n", encoding="utf-8")
+    known = spec("tiny", data_dir=str(tmp_path / "data"))
+    first = data.open_data(known)
+    assert first.class_names == data.open_data(known).class_names == ("caf\u00e9", "bee")
+
+
+def test_a_copy_has_a_mean_of_its_own(tmp_path, cache_folder):
+    """Pictures that were drawn again in place have their old names and sizes."""
+    root = make_folder(tmp_path / "pics", 10)
+    known = spec(f"folder:{root}")
+    for path in root.rglob("*.png"):
+        Image.new("RGB", (16, 16), (10, 10, 10)).save(path.with_suffix(".bmp"))
+        path.unlink()
+    prepare.prepare(known, tmp_path / "copies", raw=True)
+    for path in root.rglob("*.bmp"):
+        Image.new("RGB", (16, 16), (200, 200, 200)).save(path)
+    means = [
+        data.statistics(data.open_data(dataclasses.replace(known, **place))).channel_mean.mean()
+        for place in ({"copies": str(tmp_path / "copies")}, {})
+    ]
+    assert means == [10, 200]
+
+
 def test_kept_files_of_the_same_images_are_one_version(tmp_path, cache_folder):
     known = spec("tiny", data_dir=str(make_set(tmp_path / "data")))
     data.open_data(known)
@@ -270,6 +297,8 @@ def test_a_set_that_is_only_kept_and_too_large_for_memory_is_one_line(tmp_path, 
         ("folder:gs://bucket/pics", "", "gs:// address"),
         ("tiny", "~no-such-user/d", "~no-such-user/d.*no such user"),
         ("photos", "~no-such-user/d", "~no-such-user/d.*no such user"),
+        ("photos", "gs://bucket/tfds", r"data\.data_dir.*gs:// address"),
+        ("tiny", "gs://bucket/tfds", r"data\.data_dir.*gs:// address"),
     ],
 )
 def test_a_path_that_means_nothing_is_one_line(name, data_dir, said):

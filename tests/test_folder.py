@@ -66,6 +66,7 @@ def test_bad_folders_are_one_line(tmp_path):
         (folder("one_image", cat=5, dog=1), "dog holds one image, 0.png: a class needs two"),
         (folder("fewer", cat=1, dog=0, bird=0), "cat holds one image|holds no images"),
         (folder("none", cat=0, dog=0), "what look like classes|no split 'train'"),
+        (folder("loose", cat=5, dog=5, test=3), "directly in test, which would be a class"),
         (tmp_path / "missing", "does not exist"),
     ):
         config = override(load_config("folder"), {"data.name": f"folder:{root}"})

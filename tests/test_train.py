@@ -265,6 +265,10 @@ def test_evaluation_that_misses_examples_is_an_error(whole_run, monkeypatch):
     monkeypatch.setattr(data, "eval_batches", lambda *a, **k: list(whole(*a, **k))[:-1])
     with pytest.raises(RuntimeError, match="evaluated 32 of 36"):
         evaluate(run, params)
+    monkeypatch.undo()
+    run.data.bad["test"] = dict.fromkeys(range(36), "rocket/08.png: truncated")
+    with pytest.raises(UserError, match=r"no image of split 'test' can be decoded.*08\.png"):
+        evaluate(run, params)
 
 
 def contents(workdir):

@@ -17,6 +17,7 @@ import numpy as np
 from alexnet_jax.data import identity, prepared, squares
 from alexnet_jax.data.identity import normal_name
 from alexnet_jax.data.sources import OtherClasses, Source, plain_name
+from alexnet_jax.data.sources.source import digest as digest_of
 from alexnet_jax.errors import UserError, local_path
 from alexnet_jax.records import files
 
@@ -203,14 +204,15 @@ def _open(place: Path, meta: dict, name: str, split: str, source: Source | None)
     return Copy(
         name=name,
         split=split,
-        class_names=tuple(meta["class_names"]),
+        class_names=tuple(map(normal_name, meta["class_names"])),
         shards=tuple(shards),
         places=np.concatenate(places),
         labels=np.concatenate(labels),
         mask=mask,
         bad=bad,
         fingerprint=source.fingerprint if source else kept["fingerprint"],
-        stamp=source.stamp if source else kept["fingerprint"],
+        # Of its own squares: those of the set may have changed since, with no other name or size.
+        stamp=digest_of([*parts, *(meta["splits"][part]["contents"] for part, *_ in parts)]),
         contents=kept["contents"] if whole else "",
         origin=meta["origin"],
         files=source.files if source else (),

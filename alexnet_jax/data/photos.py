@@ -29,7 +29,7 @@ from pathlib import Path
 from PIL import Image
 
 from alexnet_jax.data import tfds_files
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, local_path
 
 VERSION = "1.0.0"
 # Each class has a file in skimage/data (as of 0.26; sources and licences:
@@ -125,16 +125,13 @@ def root(data_dir: str | Path | None) -> Path:
     """Returns the folder of TFDS's sets; empty or None means TFDS's own default.
 
     Raises:
-        UserError: its ~ stands for no folder. Addresses (gs://) are TFDS's business.
+        UserError: its ~ stands for no folder, or it is an address such as gs://BUCKET.
     """
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     try:
-        return Path(chosen).expanduser()
-    except RuntimeError:
-        raise UserError(
-            f"the folder of data sets, '{chosen}', cannot be found: there is no such user, or no"
-            " $HOME; name another with data.data_dir"
-        ) from None
+        return local_path(chosen)
+    except UserError as error:
+        raise UserError(f"the folder of data sets, of data.data_dir: {error}") from None
 
 
 def dataset_dir(

@@ -49,6 +49,11 @@ def find(root: Path, split: str) -> tuple[Path, bool | None] | None:
     both = TRAINING in classes and any(name in classes for name in EVALUATION)
     if both or set(classes) <= set(splits):  # splits whose images lie in no class
         classes = []
+    if loose := [name for name in classes if name in EVALUATION]:
+        raise UserError(
+            f"image folder {root} has classes, and images that lie directly in {loose[0]}, which "
+            f"would be a class of its own: move them elsewhere, or into {loose[0]}/CLASS"
+        )
     if split in inside and split not in classes:
         return root / split, None
     if split in EVALUATION:

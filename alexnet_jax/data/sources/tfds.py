@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.data import examples, files, photos
+from alexnet_jax.data.identity import normal_name
 from alexnet_jax.data.sources import download, records, splits
 from alexnet_jax.data.sources.source import (
     Part,
@@ -170,7 +171,7 @@ def _class_names(folder: Path, label_key: str, label: Mapping[str, Any]) -> tupl
         count = label.get("numClasses") or label["num_classes"]
         return tuple(map(str, range(int(count))))
     lines = (line.strip() for line in path.read_text(encoding="utf-8").split("\n"))
-    return tuple(filter(None, lines))
+    return tuple(map(normal_name, filter(None, lines)))
 
 
 def _shards(folder: Path, name: str, file_format: str, split: Mapping[str, Any]) -> list[Shard]:
