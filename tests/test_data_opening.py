@@ -132,6 +132,16 @@ def test_a_split_of_another_name_is_said(tmp_path, monkeypatch):
     assert opened.places == (f"split 'valid' is read from {root / 'val'}",)
 
 
+def test_a_slice_that_lacks_a_class_is_said(tmp_path, monkeypatch):
+    """What was written class after class, as copies of folders are, is sliced class after class."""
+    make_set(tmp_path / "data")  # its images are of either class in turn
+    known = spec("tiny", data_dir=str(tmp_path / "data"))
+    part = dataclasses.replace(known, train_split="train[:1]", eval_split="train[2:4]")
+    said = "split 'train[:1]' has no image of 1 of 2 classes: bee"
+    assert said in lines(data.open_data(part), monkeypatch)
+    assert not any("no image of" in line for line in lines(data.open_data(known), monkeypatch))
+
+
 def test_a_set_prepared_again_is_decoded_again(tmp_path):
     """With as many images of the same sizes and other labels."""
     first = make_set(tmp_path / "data")

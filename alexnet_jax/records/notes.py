@@ -5,10 +5,11 @@ from pathlib import Path
 import jax
 import jaxlib
 
-from alexnet_jax import optim
+from alexnet_jax import data, optim
 from alexnet_jax.assemble import Run
 from alexnet_jax.config import Config, read_config
-from alexnet_jax.data import overlap
+from alexnet_jax.data import copies, decoded, overlap
+from alexnet_jax.data.identity import some
 from alexnet_jax.models import conv, forms, operations
 from alexnet_jax.models.onednn_trial import has_onednn
 
@@ -47,7 +48,20 @@ def opening_lines(run: Run) -> list[str]:
     lines = [*filter(None, [run.data.choice]), *run.data.places, *left_out]
     if run.data.shared:
         lines.append(overlap.line(run.data.shared, run.data.num_eval))
-    return [*lines, _convolutions(run)]
+    return [*lines, *_missing_classes(run.data), _convolutions(run)]
+
+
+def _missing_classes(opened: data.Data) -> list[str]:
+    """Returns a line for each split whose labels are known and lack a class, as a slice may."""
+    lines = []
+    for split, held in opened.splits.items():
+        if isinstance(held, copies.Copy | decoded.Squares):
+            there = {*held.labels[held.mask > 0].tolist()}
+            lacking = [name for i, name in enumerate(opened.class_names) if i not in there]
+            if lacking:
+                count = f"{len(lacking)} of {opened.num_classes} classes"
+                lines.append(f"split {split!r} has no image of {count}: {some(lacking)}")
+    return lines
 
 
 def _convolutions(run: Run) -> str:
