@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -350,6 +351,15 @@ def test_a_claim_is_reproduced_by_its_commands():
     assert cost.startswith("6 runs, ")
     with pytest.raises(UserError, match="name one claim, from 1 to 17"):
         reproduce.main(["18"])
+
+
+def test_folders_are_those_that_a_shell_would_mean():
+    """Of --data_dir=~/x, which shells leave as it is, a sweep made FOLDER/~/x."""
+    done = tiny.command("experiments.reproduce", 15, "--data_dir=~/x", "--out=o")
+    assert f"--out={tiny.ROOT / 'o'} --data_dir={Path.home() / 'x'} " in done.stdout
+    for line in (["sweep"], ["reencode", "--out=o"]):
+        done = tiny.command(f"experiments.{line[0]}", *line[1:], "--data_dir=~no.such.user/x")
+        assert "there is no such user" in done.stderr
 
 
 def test_the_time_of_two_gpus_is_read_from_the_benchmark(results):
