@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +29,7 @@ from experiments import (
     measures,
     net_claims,
     net_figures,
+    pages,
     record,
     reproduce,
     scale,
@@ -254,6 +258,26 @@ def test_findings_of_a_family_are_corrected_together(results):
     assert found["no conv3"].p == pytest.approx(3 * alone.p)
     assert found["no conv3"].verdict == ("agrees" if 3 * alone.p < 0.05 else "not visible")
     assert found["no conv4"].p == 1.0
+
+
+def test_a_page_is_written_in_utf8_under_any_locale(tmp_path):
+    """One of no such signs left the page empty: it was cut before its text failed to be encoded."""
+    page = tmp_path / "page.md"
+    page.write_text("old", "utf-8")
+    code = (
+        "from pathlib import Path; from experiments import pages; "
+        f"path = Path({str(page)!r}); pages.write(path, '−0.5 ± 1'); "
+        "assert pages.is_current(path, '−0.5 ± 1')"
+    )
+    ascii_ = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = os.environ | ascii_ | {"PYTHONPATH": str(tiny.ROOT)}
+    script = tmp_path / "script.py"
+    script.write_text(code, "utf-8")
+    subprocess.run([sys.executable, script], env=environment, check=True)
+    assert page.read_text("utf-8") == "−0.5 ± 1"
+    with pytest.raises(UnicodeEncodeError):
+        pages.write(page, "a name that is no text, \udcff")
+    assert page.read_text("utf-8") == "−0.5 ± 1"
 
 
 def test_an_own_sweep_has_its_table(results, tmp_path, capsys, monkeypatch):
