@@ -3,10 +3,10 @@
     python -m experiments.analyse [averaging|views|specialisation|neighbours …]
         [--out=runs/sweeps] [--data_dir=DIR] [--record]
 
-It reads the checkpoints of finished runs in --out, trains nothing, and prints its measurements.
-With --record it writes them to experiments/results/NAME/runs.jsonl, in the place of those of the
-same nets; those of nets that are not in --out stay. `experiments.definition.ANALYSES` describes
-each analysis.
+It reads the best checkpoints of finished runs in --out, trains nothing, and prints its
+measurements. With --record it writes them to experiments/results/NAME/runs.jsonl, in the place of
+those of the same nets; those of nets that are not in --out stay. `experiments.definition.ANALYSES`
+describes each analysis.
 """
 
 import functools

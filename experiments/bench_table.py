@@ -160,7 +160,7 @@ ROWS = (
 def records(mode: str, config: str, overrides: dict, results: Path = RESULTS) -> list[dict]:
     """Returns the records of `mode` with this configuration and these overrides, newest first."""
     path = results / f"{mode}.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
     return [each for each in map(json.loads, reversed(lines)) if _matches(each, config, overrides)]
 
 

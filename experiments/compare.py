@@ -1,16 +1,17 @@
 """Differences between variants over pairs of runs, with their intervals, and verdicts on them."""
 
+import functools
 import math
 import statistics
 from dataclasses import dataclass
 
-from scipy import stats
-from statsmodels.stats.power import TTestPower
+import numpy as np
+from scipy import optimize, special, stats
 
 from experiments.measures import AtLeast
 
 CONFIDENCE = 0.95
-POWER = 0.8  # with which `Interval.detectable` would be seen
+POWER = 0.8  # with which `Interval.detectable()` would be seen
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,7 @@ class Interval:
     Attributes:
         low, high: None with fewer than two pairs. Of a lower bound, `high` is infinite.
         p: of Student's two-sided t-test of no difference.
-        detectable: the smallest difference, or quotient above 1, that so many pairs of this spread
-            would show with a probability of 80%.
+        spread: the standard deviation of the pairs' differences, or of their quotients' logarithms.
         at_least: whether some value of the variant is a lower bound: then so is all of this, and
             `low` is the smallest of the pairs.
     """
@@ -32,7 +32,7 @@ class Interval:
     n: int
     ratio: bool = False
     p: float | None = None
-    detectable: float | None = None
+    spread: float | None = None
     at_least: bool = False
 
     @property
@@ -44,6 +44,37 @@ class Interval:
     def visible(self) -> bool:
         """Returns whether the interval excludes no difference."""
         return self.low is not None and not self.low <= self.neutral <= self.high
+
+    def detectable(self, family: int = 1) -> float | None:
+        """Returns the smallest difference, or quotient above 1, that would show in 80 of 100 cases.
+
+        Args:
+            family: how many findings are corrected together: by the first step of Holm's method,
+                the one with the least p shows if this is below 5% over their number.
+        """
+        if self.spread is None:
+            return None
+        difference = _effect(self.n, family) * self.spread
+        return math.exp(difference) if self.ratio else difference
+
+
+@functools.cache
+def _effect(n: int, family: int) -> float:
+    """Returns the mean of n pairs, in their deviations, that shows with the probability POWER.
+
+    statsmodels' TTestPower ends far from it, without an error, where p must be small.
+    """
+    critical = stats.t.isf((1 - CONFIDENCE) / family / 2, n - 1)
+    quantiles = (np.arange(10_000) + 0.5) / 10_000
+    measured = np.sqrt(stats.chi2.ppf(quantiles, n - 1) / (n - 1))  # deviations that n pairs have
+
+    def lacking(effect: float) -> float:
+        centre = effect * math.sqrt(n)
+        above = special.ndtr(centre - critical * measured)
+        below = special.ndtr(-centre - critical * measured)
+        return (above + below).mean() - POWER
+
+    return float(optimize.brentq(lacking, 0, 2 * critical))
 
 
 def paired(a: dict[int, float | None], b: dict[int, float | None], *, ratio=False):
@@ -69,9 +100,7 @@ def paired(a: dict[int, float | None], b: dict[int, float | None], *, ratio=Fals
     error = spread / math.sqrt(n)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
-    effect = float(TTestPower().solve_power(nobs=n, alpha=1 - CONFIDENCE, power=POWER))
-    detectable = back(effect * spread)
-    return Interval(back(mean), back(mean - half), back(mean + half), n, ratio, p, detectable)
+    return Interval(back(mean), back(mean - half), back(mean + half), n, ratio, p, spread)
 
 
 def verdict(interval: Interval | None, paper: float | str | None, p: float | None = None) -> str:

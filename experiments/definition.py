@@ -10,8 +10,7 @@ MEASURES are names in experiments/measures.py. FAMILY says whether the p values 
 corrected together. PAPER is what the paper says of a variant's difference to the baseline: a number
 in the first measure, "higher" or "lower", or a dict of these by measure. PUBLISHED is what is in
 print of a variant's own first measure. The first line of the file says what the sweep is about. If
-`init_from` of a variant is the name of another one, each seed starts with the final weights of the
-other's.
+`init_from` of a variant is the name of anX
 """
 
 import ast
@@ -131,7 +130,7 @@ def load_sweep(path: str | Path) -> Sweep:
     if not path.is_file():
         raise UserError(f"no sweep '{path}'; {nearest(str(path), FOLDER.glob('*.py'))}")
     try:
-        about = ast.get_docstring(ast.parse(path.read_text())) or ""
+        about = ast.get_docstring(ast.parse(path.read_bytes())) or ""
         defined = runpy.run_path(str(path))
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -146,16 +145,13 @@ def load_sweep(path: str | Path) -> Sweep:
     choose(sweep.baseline, sweep.variants, f"sweep '{path}': BASELINE")
     for measure in sweep.measures:
         choose(measure, MEASURES, f"sweep '{path}': MEASURES")
-    for name, said in (("PAPER", sweep.paper), ("PUBLISHED", sweep.published)):
-        for variant, value in said.items():
-            choose(variant, sweep.variants, f"sweep '{path}': {name}")
-            for measure in value if isinstance(value, dict) else ():
-                choose(measure, sweep.measures, f"sweep '{path}': {name} of '{variant}'")
+    sweep_file.check_said(path, fields, sweep.measures)
+    analysis = path.stem in {each.name for each in ANALYSES}
     shipped = FOLDER / path.name
-    if shipped.exists() and not path.samefile(shipped):
+    if analysis or (shipped.exists() and not path.samefile(shipped)):
         raise UserError(
-            f"sweep '{path}': the project has a sweep of this name, whose records it would "
-            "replace; give it another name"
+            f"sweep '{path}': the project has {'an analysis' if analysis else 'a sweep'} of this "
+            "name, whose records it would replace; give it another name"
         )
     return sweep
 

@@ -253,7 +253,7 @@ def publish(name: str, drawn: Drawing, folder: Path) -> None:
     """Writes the drawing, and in captions.json beside it what it shows."""
     light, dark = drawing.write(drawn, folder / name)
     path = folder / "captions.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
     known[name] = {"light": light, "dark": dark, "caption": drawn.caption, "wide": drawn.wide}
     files.write_json(
         path, {name: known[name] for name in (*FROM_RECORDS, *FROM_NETS) if name in known}

@@ -52,7 +52,8 @@ class Finding:
         paper: the paper's difference, or the value in print, or "".
         n: pairs of runs; `unit` says of what.
         p: of no difference, corrected within its family; None with fewer than two pairs.
-        power: the smallest difference that so many pairs of this spread would show.
+        power: the smallest difference that so many pairs of this spread would show, in a family
+            after its correction.
     """
 
     name: Name
@@ -114,6 +115,7 @@ def of_study(sweep: Sweep, primary: Name | None = None) -> list[Finding]:
             if row.variant != sweep.baseline and listed:
                 chosen.append((name, row, row.against.get(measure), said))
     corrected = _corrected([interval for *_, interval, _ in chosen], together=sweep.family)
+    family = sum(p is not None for p in corrected) if sweep.family else 1
     findings = []
     for (name, row, interval, said), p in zip(chosen, corrected, strict=True):
         measure = name[-1]
@@ -126,7 +128,7 @@ def of_study(sweep: Sweep, primary: Name | None = None) -> list[Finding]:
                 n=interval.n if interval else row.seeds,
                 unit=sweep.unit,
                 p=p,
-                power=_power(interval, measure),
+                power=_power(interval, measure, family),
                 verdict=verdict(interval, said, p),
                 primary=name == primary,
             )
@@ -197,9 +199,9 @@ def _corrected(intervals: Sequence[Interval | None], *, together: bool) -> list[
     return [None if p is None else next(rest) for p in raw]
 
 
-def _power(interval: Interval | None, measure: str) -> str:
-    if interval is None or interval.detectable is None:
+def _power(interval: Interval | None, measure: str, family: int = 1) -> str:
+    if interval is None or (detectable := interval.detectable(family)) is None:
         return ""
     digits = MEASURES[measure].digits
     sign = "×" if interval.ratio else "±"
-    return f"{sign}{interval.detectable:.{digits}f}"
+    return f"{sign}{detectable:.{digits}f}"

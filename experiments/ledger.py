@@ -6,20 +6,18 @@ It prints experiments/ledger.md as it follows from the recorded results. --write
 and --check fails if the file differs.
 """
 
-import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_jax import cli, models
+from alexnet_jax import cli
 from alexnet_jax.runtime import settings
-from experiments import findings, pages, record
+from experiments import findings, pages
 from experiments.findings import Finding
+from experiments.net_claims import NOT_RUN, PARTLY, sizes, times
 from experiments.tabulate import markdown
 
 PATH = Path(__file__).parent / "ledger.md"
-NOT_RUN, PARTLY = "not run", "agrees in part"
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,8 @@ class Claim:
         paper: its number.
         names: the sweeps and analyses that test it.
         own: a function that returns (result, verdict) of a claim that no sweep tests.
-        configs: the configurations at the paper's scale.
+        configs: the configurations at the paper's scale; of sweeps, those that were not run.
+        ran: what was run as it was published, but on CIFAR-10 re-encoded as JPEG.
     """
 
     number: int
@@ -41,55 +40,7 @@ class Claim:
     names: tuple[str, ...] = ()
     own: Callable[[], tuple[str, str]] | None = None
     configs: str = "imagenet2012_net145"
-
-
-def sizes() -> tuple[str, str]:
-    """Returns the parameters and units of the paper's net by its shapes, and the verdict.
-
-    The totals agree if they are within two percent, as the paper's are rounded.
-    """
-    layers = models.activations(models.create("alexnet"), 224)
-    parameters = {name: count for name, _, count in layers if count}
-    units = {name: math.prod(shape) for name, shape, count in layers if count}
-    total, every = sum(parameters.values()), sum(units.values())
-    largest = {name: 100 * count / total for name, count in parameters.items() if "conv" in name}
-    over = ", ".join(f"{name} {share:.2f}%" for name, share in largest.items() if share > 1)
-    told = (
-        f"{total:,} parameters and {every:,} units; but conv1 has {units['conv1']:,}"
-        " units where the text counts 253,440 (its own counts add up to 622,312), and over 1% are"
-        f" {over}"
-    )
-    if not all(math.isclose(*pair, rel_tol=0.02) for pair in ((total, 60e6), (every, 650e3))):
-        return told, "contradicts"
-    return told, PARTLY if over else "agrees"
-
-
-ONE_GPU = {"model.name": "alexnet_half", "mesh.data": 1}  # half the kernels (3.5)
-TWO_GPUS = {"mesh.layout": "towers", "mesh.model": 2, "mesh.data": 1}
-
-
-def times() -> tuple[str, str]:
-    """Compares the training step of the two-GPU net with that of the one-GPU net.
-
-    It takes the newest `bench step --record` of each, of configs/imagenet2012.py on one kind of
-    GPU, that agree in all other fields.
-    """
-    path = record.RESULTS / "bench" / "step.jsonl"
-    lines = record.read_lines(path) if path.exists() else ()
-    seconds = {1: {}, 2: {}}  # of a step on so many GPUs, by their kind and the other fields
-    for line in lines:
-        kind, fields = line["hardware"]["device_kind"], line["overrides"]
-        if kind == "cpu" or Path(line["config"]).name != "imagenet2012.py":
-            continue
-        for count, own in ((1, ONE_GPU), (2, TWO_GPUS)):
-            if own.items() <= fields.items():
-                rest = {name: value for name, value in fields.items() if name not in own}
-                seconds[count][kind, json.dumps(rest, sort_keys=True)] = line["step_seconds"]
-    for (kind, rest), two in reversed(seconds[2].items()):
-        if one := seconds[1].get((kind, rest)):
-            judged = "agrees" if two < one else "contradicts"
-            return f"{two / one:.2f}× the time of half the net on one {kind}", judged
-    return "no record of two GPUs", NOT_RUN
+    ran: str = ""
 
 
 CLAIMS = (
@@ -106,7 +57,8 @@ CLAIMS = (
         "LRN lowers the error on CIFAR-10 (3.3)",
         "13 to 11%",
         ("cifar_lrn", "cifar_18pct", "cifar_18pct_long"),
-        configs="cifar_13pct, cifar_11pct, cifar_18pct",
+        configs="cifar_13pct, cifar_11pct",
+        ran="cifar_18pct over all of its 140 epochs, one seed",
     ),
     Claim(4, "Overlapping pooling lowers the error (3.4)", "0.4 points top-1", ("pooling",)),
     Claim(
@@ -138,7 +90,8 @@ CLAIMS = (
         "ReLU reaches 25% training error sooner than tanh (3.1, Figure 1)",
         "6 times sooner",
         ("figure1", "activations"),
-        configs="cifar_18pct, unregularised",
+        configs="",
+        ran="cifar_18pct, unregularised",
     ),
     Claim(10, "Ten views are better than the centre (4.1)", "1.55 points top-1", ("views",)),
     Claim(
@@ -226,8 +179,12 @@ class Judged:
     @property
     def scale(self) -> str:
         """Returns which configurations have it at the paper's scale, and whether they were run."""
-        counted = self.claim.own and self.verdict != NOT_RUN
-        return self.claim.configs if counted else f"{self.claim.configs}: not run"
+        claim = self.claim
+        if claim.own and self.verdict != NOT_RUN:
+            return claim.configs
+        told = [f"{claim.configs}: not run"] if claim.configs else []
+        how = "run, on CIFAR-10 re-encoded as JPEG" if self.findings else "not run"
+        return "; ".join([*told, *([f"{claim.ran}: {how}"] if claim.ran else [])])
 
 
 def judge(claim: Claim) -> Judged:
@@ -292,7 +249,8 @@ Differences are to each sweep's baseline, with the 95% interval of Student's t o
 seed. p is of no difference, corrected by Holm's method where several variants are one family (the
 grid of dropout and pooling, the middle convolutions, the readings of the colour noise); intervals
 are not corrected. "Would show" is the smallest difference that so many seeds of this spread show
-with a probability of 80%.
+with a probability of 80%; in a family of k findings p has to be below 5% over k for that, as in
+the first step of Holm's method.
 
 "Agrees" and "contradicts" are about the direction. Where no difference shows, "no effect of that
 size" means that the interval leaves the paper's number out, and "not visible" that these seeds

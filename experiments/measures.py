@@ -18,12 +18,14 @@ class Measure:
         of: the number in a record; None where the run has none.
         digits: after the point.
         ratio: whether variants are compared by their quotient instead of their difference.
+        awaited: whether it is when something happens, which a run may end without.
     """
 
     title: str
     of: Callable[[dict], float | None]
     digits: int = 2
     ratio: bool = False
+    awaited: bool = False
 
 
 def _final(name: str) -> Callable[[dict], float]:
@@ -79,8 +81,12 @@ MEASURES = {
     "train_loss": Measure("training loss", _trained("loss"), digits=3),
     "gap": Measure("validation error above training error, points", _gap),
     "rise": Measure("rise of the loss after its lowest", _rise, digits=3),
-    "best_epoch": Measure("epoch of the lowest loss", _best_epoch, digits=1, ratio=True),
-    "epochs_to_25": Measure("epochs to 25% training error", _epochs_to_target, ratio=True),
+    "best_epoch": Measure(
+        "epoch of the lowest loss", _best_epoch, digits=1, ratio=True, awaited=True
+    ),
+    "epochs_to_25": Measure(
+        "epochs to 25% training error", _epochs_to_target, ratio=True, awaited=True
+    ),
     # Of analyses, whose records hold them: see experiments/analyse.py.
     "colour_gap": Measure("towers' difference in colour energy, points", lambda line: None),
     "low_frequency": Measure("energy at low frequencies, %", lambda line: None),

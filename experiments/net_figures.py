@@ -36,7 +36,8 @@ class Net:
         """Returns data, net and seed, in words."""
         data = self.config.data
         net = f"{drawing.DATA.get(data.name, data.name)} at {data.image_size} pixels"
-        return f"{net}, {self.config.num_epochs} epochs, seed {self.config.seed}"
+        trained = f"{self.config.num_epochs} epochs, seed {self.config.seed}"
+        return f"{net}, {trained}, the best checkpoint"  # which `open_net` takes
 
     def split(self, name: str) -> list[pictures.Picture]:
         """Returns the photographs of a split, as they lie in the set."""

@@ -6,8 +6,8 @@
 The first runs the commands below, or those named, one after the other. What has ended well is noted
 in DIR and not run again, so the same command goes on where it was stopped; one that fails is named,
 and the next one runs. --rehearse shrinks the sizes so that all of it runs on a CPU in minutes, to
-try the commands: its figures are for nothing. --record appends the results in DIR to
-experiments/results, from where the tables and the ledger read them.
+try the commands, in DIR/rehearsal: its figures are for nothing, and are never recorded. --record
+appends the results in DIR to experiments/results, from where the tables and the ledger read them.
 
 The machine needs this package with JAX for its GPU and pytest: neither a network, nor TensorFlow,
 nor data, as pictures are cut from scikit-image's photographs. CIFAR-10's net takes `cifar10_jpeg`
@@ -231,15 +231,15 @@ def keep(out: Path) -> list[str]:
     """
     kept = []
     for path in sorted(out.glob("*.json")):
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text("utf-8"))
         _require_gpu(result, path)
         target = record.RESULTS / "bench" / f"{result['mode']}.jsonl"
-        known = target.read_text().splitlines() if target.exists() else []
+        known = target.read_text("utf-8").splitlines() if target.exists() else []
         if result not in map(json.loads, known):
             files.append_json(target, result)
             kept.append(path.stem)
     for path in sorted(out.glob("run_*/result.json")):
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text("utf-8"))
         _require_gpu(result, path)
         name = f"{path.parent.name.removeprefix('run_')}_gpu"
         if result["date"] not in [each["date"] for each in record.read_records(name)]:
@@ -272,6 +272,10 @@ def main(names: list[str]) -> int:
     if given.out is None:
         raise UserError("say where the results go: --out=DIR")
     out = Path(given.out).resolve()
+    if given.rehearse:
+        if given.record:
+            raise UserError("a rehearsal is never recorded: leave out --rehearse or --record")
+        out /= "rehearsal"  # Nothing here counts as done, or as a result, for the real commands.
     out.mkdir(parents=True, exist_ok=True)
     if given.record:
         kept = keep(out)

@@ -5,6 +5,7 @@ from pathlib import Path
 from absl import flags
 
 from alexnet_jax.console import say
+from alexnet_jax.records import files
 
 
 def define_flags(what: str) -> None:
@@ -20,8 +21,7 @@ def answer(path: Path, text: str) -> int:
         say(f"{path} {'is' if same else 'is not'} what the records say")
         return 0 if same else 1
     if flags.FLAGS.write:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        write(path, text)
         say(f"written: {path}")
     else:
         print(text, end="")
@@ -30,4 +30,10 @@ def answer(path: Path, text: str) -> int:
 
 def is_current(path: Path, text: str) -> bool:
     """Returns whether the file holds the text."""
-    return path.exists() and path.read_text() == text
+    return path.exists() and path.read_text("utf-8") == text
+
+
+def write(path: Path, text: str) -> None:
+    """Replaces the page at `path`, in UTF-8 anywhere; on a full disk the old one stays."""
+    path.parent.mkdir(exist_ok=True)
+    files.replace(path, text.encode())

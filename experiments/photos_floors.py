@@ -1,6 +1,6 @@
 """Finds the errors of simple methods on the photos set, which a net must clearly beat.
 
-    python -m experiments.photos_floors [--data_dir=DIR]
+    python -m experiments.photos_floors [--data_dir=DIR] [--record]
 
 All see the pixels that the net sees in evaluation: the patch resized to 73x73, its central 64x64.
 - chance
@@ -10,7 +10,7 @@ All see the pixels that the net sees in evaluation: the patch resized to 73x73, 
   regularisation (ridge regression to the one-hot labels, tried, is well behind it)
 
 Where there are several variants, the floor is the best of them on the test split itself, so that a
-floor errs only upwards. Prints the errors and appends one line to
+floor errs only upwards. Prints the errors; with --record it appends one line to
 experiments/results/photos_floors/results.jsonl.
 """
 

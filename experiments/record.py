@@ -27,7 +27,7 @@ def read_run(workdir: Path) -> tuple[dict, list[dict]]:
         UserError: the run has not ended.
     """
     try:
-        result = json.loads((workdir / "result.json").read_text())
+        result = json.loads((workdir / "result.json").read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"the run in '{workdir}' has not ended: it has no result.json") from None
     return result, read_lines(workdir / "metrics.jsonl")

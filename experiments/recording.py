@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from alexnet_jax.console import say
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import lock
 from experiments.definition import Cell, Sweep, cells
@@ -16,7 +17,10 @@ def record_sweeps(sweeps: Sequence[Sweep], states: Sequence[State]) -> None:
     """Writes the records of each sweep again, from all of its runs that are finished here.
 
     Lines of runs that are not here, for example of another machine, are kept as long as the sweep
-    still contains these runs.
+    still contains these runs; how many are not kept is said.
+
+    Raises:
+        UserError: the records are no sweep's, or none is of a run that the sweep has now.
     """
     out = states[0].workdir.parent
     with _alone(out / "recording"):
@@ -31,19 +35,32 @@ def _write_records(sweep: Sweep, states: Sequence[State]) -> None:
             f"experiments/results/{sweep.name} has records that are no sweep's: give the file of "
             "the sweep another name"
         )
-    kept = {line["digest"]: line for line in old}
+    known = {(line["variant"], line["seed"]): line for line in old}
+    shared = {line["digest"]: line for line in old}
     here = {each.digest: state for state in states for each in state.cells if each.sweep is sweep}
     # Earlier lines are kept if the sweep still contains their runs, whichever seeds are asked for.
-    count = max(line["seed"] + 1 for line in old) if old else 0
-    count = max([count, *(state.cell.seed + 1 for state in states)])
+    count = max((line["seed"] + 1 for line in old), default=0)
+    every = cells([sweep], max([count, *(state.cell.seed + 1 for state in states)]))
+    gone = len(old) - sum(line["digest"] in {each.digest for each in every} for line in old)
+    if old and gone == len(old):
+        raise UserError(
+            f"experiments/results/{sweep.name} has records, and none is of a run that the sweep "
+            "has now: give the sweep's file another name, or move the records away"
+        )
     lines = []
-    for each in cells([sweep], count):
+    for each in every:
+        own = known.get((each.variant, each.seed), {})
         if each.digest in here and here[each.digest].status == "done":
             lines.append(_line(each, here[each.digest].workdir))
-        elif each.digest in kept:
-            lines.append(kept[each.digest])
+        elif own.get("digest") == each.digest:
+            lines.append(own)
+        elif each.digest in shared:  # The same run goes by another name there.
+            names = {"variant": each.variant, "seed": each.seed, "overrides": each.overrides}
+            lines.append({**shared[each.digest], **names})
     if lines:
         write_records(sweep.name, lines)
+        if gone:
+            say(f"{sweep.name}: {gone} of {len(old)} records go: the sweep has their runs no more")
 
 
 def _line(cell: Cell, workdir: Path) -> dict:

@@ -94,6 +94,6 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("name", "cifar10_jpeg", "The TFDS set of JPEGs.")
-    flags.DEFINE_string("data_dir", None, "Where it lies.")
+    cli.define_path("data_dir", None, "Where it lies.")
     cli.define_path("out", None, "Where both copies will lie, for a sweep's --data_dir.")
     cli.run(main, required=("data_dir", "out"))

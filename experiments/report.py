@@ -21,7 +21,7 @@ from alexnet_jax import cli
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import provenance
 from alexnet_jax.runtime import settings
-from experiments import drawing, figures, findings, ledger, record, results
+from experiments import drawing, figures, findings, ledger, pages, record, results
 from experiments.definition import Sweep, studies
 from experiments.drawing import Drawing
 from experiments.tabulate import grid
@@ -91,7 +91,7 @@ def build(out: Path) -> Path:
             speed=_speed(out),
             others=_others(),
         )
-        (out / "index.html").write_text(text, "utf-8")
+        pages.write(out / "index.html", text)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from None
     return out / "index.html"

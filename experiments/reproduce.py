@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from absl import flags
 
@@ -77,8 +78,9 @@ def main(words: list[str]) -> int:
     if len(words) != 1 or words[0] not in known:
         raise UserError(f"name one claim, from 1 to {len(known)}: see experiments/ledger.md")
     given = flags.FLAGS
-    options = [f"--jobs={given.jobs}", f"--out={given.out}"]
-    options += [f"--data_dir={given.data_dir}"] if given.data_dir else []
+    # Absolute, as the commands run in the project's folder.
+    options = [f"--jobs={given.jobs}", f"--out={Path(given.out).absolute()}"]
+    options += [f"--data_dir={Path(given.data_dir).absolute()}"] if given.data_dir else []
     for command, said in commands(known[words[0]], options):
         shown = shlex.join(["python", *command[1:]])
         say(f"{shown}{f'    # {said}' if said else ''}")
@@ -106,5 +108,5 @@ if __name__ == "__main__":
     flags.DEFINE_boolean("run", False, "Run the commands, instead of printing them alone.")
     flags.DEFINE_integer("jobs", 1, "Runs at a time.")
     cli.define_path("out", "runs/sweeps", "Where the work directories are.")
-    flags.DEFINE_string("data_dir", "", "Where TFDS's data sets lie.")
+    cli.define_path("data_dir", None, "Where TFDS's data sets lie.")
     cli.run(main, takes_files=True)

@@ -65,7 +65,7 @@ def plan(sweeps: Sequence[Sweep], out: Path, seeds: int | None = None) -> list[S
 def look(state: State) -> bool:
     """Returns whether the run has finished, and updates its state if it has."""
     try:
-        result = json.loads((state.workdir / "result.json").read_text())
+        result = json.loads((state.workdir / "result.json").read_text("utf-8"))
     except FileNotFoundError:
         return False
     state.status = "done"
@@ -77,6 +77,6 @@ def look(state: State) -> bool:
 def sessions(workdir: Path) -> dict:
     """Returns the wall time of all sessions of a run so far, and the cores that it used."""
     try:
-        return json.loads((workdir / "sessions.json").read_text())
+        return json.loads((workdir / "sessions.json").read_text("utf-8"))
     except FileNotFoundError:
         return {"seconds": 0.0, "cores": None}

@@ -211,14 +211,14 @@ def main(files: list[str]) -> int:
     if flags.FLAGS.dry_run:
         _list(states, jobs)
         return 0
-    data_dir = flags.FLAGS.data_dir
-    return run(sweeps, states, jobs=jobs, data_dir=data_dir and str(Path(data_dir).absolute()))
+    data_dir = flags.FLAGS.data_dir and str(Path(flags.FLAGS.data_dir).absolute())
+    return run(sweeps, states, jobs=jobs, data_dir=data_dir or "")
 
 
 if __name__ == "__main__":
     flags.DEFINE_integer("seeds", None, "Runs of each variant; the sweep's own SEEDS if not given.")
     flags.DEFINE_integer("jobs", 1, "Runs at a time.")
     cli.define_path("out", "runs/sweeps", "The folder of the work directories of all sweeps.")
-    flags.DEFINE_string("data_dir", "", "The folder of TFDS's data sets.")
+    cli.define_path("data_dir", None, "The folder of TFDS's data sets.")
     flags.DEFINE_boolean("dry_run", False, "Only list the runs with their estimated time.")
     cli.run(main, takes_files=True)

@@ -147,16 +147,18 @@ def main(names: list[str]) -> int:
     if flags.FLAGS.check:
         wrong = [str(path) for path, text in kept.items() if not pages.is_current(path, text)]
         wrong += [
-            f"{page}, table '{name}'," for page in PAGES for name in differing(page.read_text())
+            f"{page}, table '{name}',"
+            for page in PAGES
+            for name in differing(page.read_text("utf-8"))
         ]
         for name in wrong:
             say(f"{name} differs from the records; --write renews it")
         return 1 if wrong else 0
     if flags.FLAGS.write:
         for path, text in kept.items():
-            path.write_text(text)
+            pages.write(path, text)
         for page in PAGES:
-            page.write_text(filled(page.read_text()))
+            pages.write(page, filled(page.read_text("utf-8")))
     return 0
 
 

@@ -86,7 +86,8 @@ def spread(values: Sequence[float | None], measure: str) -> str:
         bounds = [value for value in values if isinstance(value, AtLeast)]
         if bounds and not known:
             return f"not within {min(bounds):.{digits}f}"
-        return f"reached by {len(known)} of {len(values)}" if known else "not reached"
+        what = "reached" if MEASURES[measure].awaited else "recorded"
+        return f"{what} by {len(known)} of {len(values)}" if known else f"not {what}"
     mean = f"{statistics.fmean(known):.{digits}f}"
     return f"{mean} ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else mean
 

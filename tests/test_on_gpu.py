@@ -4,13 +4,14 @@ A rehearsal of them all is `python -m experiments.on_gpu --out=DIR --rehearse`, 
 """
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from alexnet_jax.config import SCHEMA, load_config
 from alexnet_jax.errors import UserError
-from experiments import bench_table, ledger, on_gpu, record
+from experiments import bench_table, net_claims, on_gpu, record
 from tests.tiny import ROOT
 
 
@@ -51,6 +52,25 @@ def test_it_goes_on_where_it_stopped_and_names_what_fails(tmp_path, capsys, monk
     assert "slow: FAILED (not ended after 0.2 s)" in said
 
 
+def test_a_rehearsal_leaves_the_real_commands_to_do(tmp_path, capsys, monkeypatch):
+    """It ran all of them in the folder of the results, where they then counted as done before."""
+    one = on_gpu.Command("one", ("json.tool", "--help"), result=False)
+    monkeypatch.setattr(on_gpu, "commands", lambda out, data_dir: [one])
+    monkeypatch.setattr(on_gpu, "_devices", lambda: ("cuda", 1))
+    given = SimpleNamespace(pictures=None, out=str(tmp_path), data_dir="", record=False)
+    monkeypatch.setattr(on_gpu, "flags", SimpleNamespace(FLAGS=given))
+    for given.rehearse in (True, False):
+        assert on_gpu.main([]) == 0
+    assert "done before" not in capsys.readouterr().out
+    (tmp_path / "rehearsal" / "one.json").write_text(json.dumps(result("step", {})))
+    given.record = True
+    assert on_gpu.main([]) == 0
+    assert "nothing new to record" in capsys.readouterr().out
+    given.rehearse = True
+    with pytest.raises(UserError, match="a rehearsal is never recorded"):
+        on_gpu.main([])
+
+
 def result(mode, overrides, kind="NVIDIA H100", **fields):
     return {
         "mode": mode,
@@ -84,7 +104,7 @@ def test_tables_and_ledger_read_the_records(tmp_path, monkeypatch):
     assert on_gpu.keep(out) == []
     row = "| the paper's step on a GPU, bfloat16 | none | 40,000 images/s | NVIDIA H100 |"
     assert row in bench_table.table(tmp_path / "results" / "bench")
-    assert ledger.times() == ("0.90× the time of half the net on one NVIDIA H100", "agrees")
+    assert net_claims.times() == ("0.90× the time of half the net on one NVIDIA H100", "agrees")
     (out / "paper.json").write_text(json.dumps(result("step", paper, kind="cpu")))
     with pytest.raises(UserError, match="a rehearsal's"):
         on_gpu.keep(out)

@@ -181,6 +181,10 @@ def test_the_command_line_says_the_whole_configuration(tmp_path):
         ({"PAPER": {"lo": 1.0}}, "did you mean 'low'"),
         ({"PAPER": {"low": {"top1_eror": 1.0}}}, "did you mean 'top1_error'"),
         ({"PAPER": 1.4}, "PAPER = 1.4 is no dict"),
+        ({"PAPER": {"low": "worse"}}, "PAPER of 'low' is 'worse': it must be a number or 'higher'"),
+        ({"PAPER": {"low": {"loss": "+1.4"}}}, "PAPER of 'low' is '\\+1.4'"),
+        ({"PAPER": {"low": True}}, "PAPER of 'low' is True"),
+        ({"PUBLISHED": {"low": "18"}}, "PUBLISHED of 'low' is '18': it must be a number$"),
         ({"MEASURES": "top1_error"}, "MEASURES = 'top1_error' is no tuple"),
         ({"MEASURES": ("top1_eror",)}, "did you mean 'top1_error'"),
         ({"SEEDS": 0}, "SEEDS = 0 is not positive"),
@@ -211,6 +215,8 @@ def test_a_missing_or_broken_definition_is_a_line(tmp_path):
 def test_the_projects_records_are_not_replaced_by_a_file_of_their_name(tmp_path, results):
     with pytest.raises(UserError, match="the project has a sweep of this name"):
         load_sweep(make_sweep(tmp_path, RATES, name="dropout"))
+    with pytest.raises(UserError, match="the project has an analysis of this name"):
+        load_sweep(make_sweep(tmp_path, RATES, name="averaging"))
     own = load_sweep(make_sweep(tmp_path, RATES, name="imagenette"))
     record.write_records("imagenette", [{"seed": 0, "final": {}}])
     with pytest.raises(UserError, match="has records that are no sweep's"):
@@ -267,11 +273,35 @@ def test_runs_are_trained_once_and_recorded_for_every_sweep(tmp_path, results, s
     assert len(lines(results)) == 6
 
 
-def test_lines_of_another_configuration_go(tmp_path, results, stubbed):
+def test_lines_of_another_configuration_go(tmp_path, results, stubbed, capsys):
+    """Those of a changed variant; but where none would stay, the records may be another file's."""
     train([make_sweep(tmp_path, RATES)], tmp_path / "out")
-    changed = make_sweep(tmp_path, RATES, OVERRIDES={"num_epochs": 5})
+    changed = make_sweep(tmp_path, RATES | {"low": {"num_epochs": 5}})
     train([changed], tmp_path / "out", seeds=1)
-    assert [line["overrides"].get("num_epochs") for line in lines(results)] == [5, 5]
+    kept = [(line["seed"], line["overrides"].get("num_epochs")) for line in lines(results)]
+    assert kept == [(0, None), (0, 5), (1, None)]
+    assert "rates: 2 of 4 records go" in capsys.readouterr().out
+    (tmp_path / "b").mkdir()
+    other = make_sweep(tmp_path / "b", RATES, OVERRIDES={"num_epochs": 7})
+    with pytest.raises(UserError, match=r"rates has records, and none is of a run .* another name"):
+        train([other], tmp_path / "out")
+    assert starts(tmp_path / "out") == [1] * 5
+    assert len(lines(results)) == 3
+
+
+def test_records_of_runs_that_are_elsewhere_keep_their_names(tmp_path, results, stubbed):
+    """Also those of one run that is two variants, or that has another name by now."""
+    same = {"model.dropout": 0.5}  # the preset's own
+    path = make_sweep(tmp_path, {"baseline": {}, "same": same, **RATES}, SEEDS=1)
+    train([path], tmp_path / "out")
+    before = lines(results)
+    assert [line["variant"] for line in before] == ["baseline", "same", "low"]
+    elsewhere = tmp_path / "elsewhere"
+    record_sweeps([load_sweep(path)], plan([load_sweep(path)], elsewhere))
+    assert lines(results) == before
+    renamed = load_sweep(make_sweep(tmp_path, {"explicit": same, "low": RATES["low"]}, SEEDS=1))
+    record_sweeps([renamed], plan([renamed], elsewhere))
+    assert lines(results) == [{**before[1], "variant": "explicit"}, before[2]]
 
 
 def test_a_failed_run_does_not_end_the_others(tmp_path, results, stubbed, capsys):
