@@ -279,10 +279,10 @@ def test_a_slow_process_is_waited_for(monkeypatch, fails):
 
     monkeypatch.setattr(distributed.multihost_utils, "process_allgather", gather)
     for _ in range(2):
-        with pytest.raises(UserError, match="a disk is gone") if fails else nullcontext():
-            with distributed.together():
-                if fails:
-                    raise UserError("a disk is gone")
+        ends = pytest.raises(UserError, match="a disk is gone") if fails else nullcontext()
+        with ends, distributed.together():
+            if fails:
+                raise UserError("a disk is gone")
     (first, limit), second = calls[0], calls[2][0]
     assert calls[1::2] == ["gather", "gather"]
     assert first != second  # a barrier can be used once

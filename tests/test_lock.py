@@ -119,6 +119,6 @@ def test_a_locale_that_is_not_utf8(tmp_path, monkeypatch, name, fits):
     """TensorStore would write another folder than the one whose bytes Latin-1 reads as `name`."""
     monkeypatch.setattr(os, "fsencode", lambda path: os.fspath(path).encode("latin-1"))
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
-    refused = pytest.raises(UserError, match="encoding is iso8859-1: set LC_ALL=C.UTF-8 or PYTHON")
+    refused = pytest.raises(UserError, match=r"is iso8859-1: set LC_ALL=C\.UTF-8 or PYTHONUTF8=1")
     with nullcontext() if fits else refused:
         check_utf8(tmp_path / name)
