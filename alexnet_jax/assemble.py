@@ -284,9 +284,7 @@ def _check(config: Config) -> None:
     for name in ("eval_every_steps", "checkpoint_every_steps"):
         every = getattr(config, name)
         if every is not None and every < 1 and every != NEVER:
-            raise UserError(
-                f"{name}={every}: must be a number of steps, {NEVER} for never, or none"
-            )
+            raise UserError(f"{name}={every}: must be a number of steps, or {NEVER} for never")
     choose(config.on_nonfinite, ("stop", "skip"), "on_nonfinite")
     choose(config.on_save_error, ("stop", "continue"), "on_save_error")
     config.preprocess.check()

@@ -1,5 +1,6 @@
 """One run at a time in a work directory."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -122,3 +123,18 @@ def test_a_locale_that_is_not_utf8(tmp_path, monkeypatch, name, fits):
     refused = pytest.raises(UserError, match=r"is iso8859-1: set LC_ALL=C\.UTF-8 or PYTHONUTF8=1")
     with nullcontext() if fits else refused:
         check_utf8(tmp_path / name)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, 524, errno.EIO])
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    if number == errno.EIO:
+        with pytest.raises(UserError, match="cannot lock .*Input/output error"):
+            lock.acquire(tmp_path)
+        return
+    with lock.acquire(tmp_path):
+        assert str(os.getpid()) in (tmp_path / "lock").read_text()
+    assert "has no file locks" in capsys.readouterr().out
