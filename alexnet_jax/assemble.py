@@ -30,6 +30,16 @@ def _split_names(expression: str) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Due:
+    """Says which actions follow a step."""
+
+    log: bool
+    evaluate: bool
+    end_epoch: bool
+    save: bool
+
+
+@dataclass(frozen=True)
 class Run:
     """Holds what a configuration describes, ready to train or to evaluate.
 
@@ -73,6 +83,25 @@ class Run:
     def log_every_steps(self) -> int:
         """Returns the steps from one logged step to the next, at most an epoch."""
         return min(self.config.log_every_steps, self.steps_per_epoch)
+
+    def due(self, step: int) -> Due:
+        """Decides which actions are due after `step` steps; after the last step all are."""
+        config, end = self.config, step == self.total_steps
+        epoch_ends = step % self.steps_per_epoch == 0
+
+        def every(steps: int | None) -> bool:
+            if end or steps == NEVER:
+                return end
+            return epoch_ends if steps is None else step % steps == 0
+
+        return Due(
+            log=every(self.log_every_steps),
+            # The plateau schedule counts evaluations at epochs' ends, so it needs all of them.
+            evaluate=every(config.eval_every_steps)
+            or (epoch_ends and config.optim.schedule == "plateau"),
+            end_epoch=end or epoch_ends,
+            save=every(config.checkpoint_every_steps),
+        )
 
     def abstract_state(self) -> TrainState:
         """Returns the training state as shapes, dtypes and shardings, without values."""
@@ -255,9 +284,7 @@ def _check(config: Config) -> None:
     for name in ("eval_every_steps", "checkpoint_every_steps"):
         every = getattr(config, name)
         if every is not None and every < 1 and every != NEVER:
-            raise UserError(
-                f"{name}={every}: must be a number of steps, {NEVER} for never, or none"
-            )
+            raise UserError(f"{name}={every}: must be a number of steps, or {NEVER} for never")
     choose(config.on_nonfinite, ("stop", "skip"), "on_nonfinite")
     choose(config.on_save_error, ("stop", "continue"), "on_save_error")
     config.preprocess.check()

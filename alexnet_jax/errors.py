@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -74,15 +75,23 @@ def local_path(path: str | os.PathLike) -> Path:
 def check_utf8(path: str | os.PathLike) -> None:
     """Checks that the libraries for checkpoints and TFDS data sets can open a folder by its name.
 
+    They take the name as UTF-8, whatever the locale is, and would use another folder.
+
     Raises:
-        UserError: the bytes of the path are not UTF-8.
+        UserError: the bytes of the absolute path are not UTF-8, or the locale reads them otherwise.
     """
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:
+    text, encoding = os.path.abspath(path), sys.getfilesystemencoding()
+    with contextlib.suppress(UnicodeEncodeError):
+        if text.encode("utf-8") == os.fsencode(text):
+            return
+    if encoding == "utf-8":
         raise UserError(
-            f"'{path}': its name is not UTF-8, which checkpoints and data sets need: rename it"
-        ) from None
+            f"'{text}': its name is not UTF-8, which checkpoints and data sets need: rename it"
+        )
+    raise UserError(
+        f"'{text}': checkpoints and data sets need a name in UTF-8, but this locale's encoding is "
+        f"{encoding}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1, or rename it"
+    )
 
 
 @contextlib.contextmanager

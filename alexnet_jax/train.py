@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from alexnet_jax import console, data, distributed, optim
-from alexnet_jax.assemble import Run, assemble, resolve
+from alexnet_jax.assemble import Due, Run, assemble, resolve
 from alexnet_jax.config import NEVER, Config, check_same_run, to_dict
 from alexnet_jax.console.progress import counter
 from alexnet_jax.evaluate import evaluate, report_best
@@ -93,36 +93,6 @@ def _say(line: str) -> None:
     console.say(line, enabled=jax.process_index() == 0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Due:
-    """Says which actions follow a step."""
-
-    log: bool
-    evaluate: bool
-    end_epoch: bool
-    save: bool
-
-
-def _due(run: Run, step: int) -> Due:
-    """Decides which actions are due after `step` steps; after the last step all are."""
-    config, end = run.config, step == run.total_steps
-    epoch_ends = step % run.steps_per_epoch == 0
-
-    def every(steps: int | None) -> bool:
-        if end or steps == NEVER:
-            return end
-        return epoch_ends if steps is None else step % steps == 0
-
-    return Due(
-        log=every(run.log_every_steps),
-        # The plateau schedule counts evaluations at the ends of epochs, so it needs all of them.
-        evaluate=every(config.eval_every_steps)
-        or (epoch_ends and config.optim.schedule == "plateau"),
-        end_epoch=end or epoch_ends,
-        save=every(config.checkpoint_every_steps),
-    )
-
-
 def _loop(session: Session, state: TrainState, history: dict, stop: list[str], tracing):
     """Trains until the last step, or until `stop` holds the name of a signal.
 
@@ -142,6 +112,12 @@ def _loop(session: Session, state: TrainState, history: dict, stop: list[str], t
     stopping = False
     with session.progress, tracing as begun:
         begun(step, state)
+        due = run.due(step)
+        if step and due.evaluate and (history["last"] or {}).get("step") != step:
+            # The evaluation failed before, or the run was stopped here and has now to end here.
+            ends = due.end_epoch and float(state.since_epoch["count"]) > 0  # as yet without a line
+            due = dataclasses.replace(due, end_epoch=ends)
+            state, history = _follow(session, state, step, history, due)
         while step < run.total_steps and not stopping:
             batch = next(batches)
             state, sums = run.train_step(state, batch)
@@ -149,7 +125,7 @@ def _loop(session: Session, state: TrainState, history: dict, stop: list[str], t
             session.check_finite(ahead.add((step, batch, sums)), state.key)
             session.progress.advance(step)
             begun(step, state)
-            due = _due(run, step)
+            due = run.due(step)
             # `stop` is read once, because a signal may come at any instant. Several processes agree
             # on it at a logged step, where they wait for each other anyway: a signal may have
             # reached only one of them.
@@ -159,21 +135,29 @@ def _loop(session: Session, state: TrainState, history: dict, stop: list[str], t
                 session.check_finite(ahead.finish(), state.key)
             if due.log:
                 state = session.log(state, step)
-            if due.evaluate:
-                with session.progress.paused():
-                    state, history = _evaluate(session, state, step, history)
-            if due.end_epoch:
-                state = session.end_epoch(state, step, history["last"])
-            if due.save or stopping or _keeps_as_best(run, step, history["best"]):
-                with session.progress.paused():
-                    session.save(state, step, history)
+            due = dataclasses.replace(due, save=due.save or stopping)
+            state, history = _follow(session, state, step, history, due)
     return state, history, (stop[0] if stop else "a signal") if step < run.total_steps else None
+
+
+def _follow(session: Session, state: TrainState, step: int, history: dict, due: Due):
+    """Does what is due after a step and its log."""
+    if due.evaluate:
+        with session.progress.paused():
+            state, history = _evaluate(session, state, step, history)
+    if due.end_epoch:
+        state = session.end_epoch(state, step, history["last"])
+    if due.save or _keeps_as_best(session.run, step, history["best"]):
+        with session.progress.paused():
+            session.save(state, step, history)
+    return state, history
 
 
 def _evaluate(session: Session, state: TrainState, step: int, history: dict):
     """Evaluates and writes the errors; at an epoch's end it also updates the plateau schedule."""
     run = session.run
-    with counter(enabled=jax.process_index() == 0, at_once=False) as progress:
+    shown = counter(enabled=jax.process_index() == 0, at_once=False)
+    with session.saved_if_it_fails(state, step, history), shown as progress:
         found = evaluate(run, state.params, progress=progress)
     epoch = step / run.steps_per_epoch
     session.write_evaluation(step, found)
@@ -198,9 +182,6 @@ def _end(
 ) -> int:
     """Waits until everything is saved and writes result.json; returns the exit status."""
     run, step = session.run, int(state.step)
-    if stopped_by is None and (history["last"] or {}).get("step") != step:
-        # The run was stopped here without an evaluation, and has now been made to end here.
-        state, history = _evaluate(session, state, step, history)
     session.finish_saving()
     if stopped_by:
         last = max(restore.steps(session.workdir), default=0)

@@ -7,7 +7,10 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from absl import flags
 
@@ -258,3 +261,29 @@ def test_a_coordinator_that_comes_late(monkeypatch):
     distributed._check_explicit(f"127.0.0.1:{port}", 2, 1)
     assert len(opened) == 1
     opened[0].close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_slow_process_is_waited_for(monkeypatch, fails):
+    """Gloo would give up after 30 s: before it is used, all meet at a barrier with a long limit."""
+    calls = []
+    client = SimpleNamespace(wait_at_barrier=lambda *barrier: calls.append(barrier))
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        distributed.jax_versions, "distributed_state", lambda: SimpleNamespace(client=client)
+    )
+
+    def gather(failed):
+        calls.append("gather")
+        return np.array([failed, [False]])
+
+    monkeypatch.setattr(distributed.multihost_utils, "process_allgather", gather)
+    for _ in range(2):
+        ends = pytest.raises(UserError, match="a disk is gone") if fails else nullcontext()
+        with ends, distributed.together():
+            if fails:
+                raise UserError("a disk is gone")
+    (first, limit), second = calls[0], calls[2][0]
+    assert calls[1::2] == ["gather", "gather"]
+    assert first != second  # a barrier can be used once
+    assert limit >= 24 * 3600 * 1000

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import data
+from alexnet_jax import evaluate as evaluation
+from alexnet_jax import train as training
 from alexnet_jax.data.plan import epoch_plan
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import load_run
@@ -231,6 +233,31 @@ def test_a_bad_image_is_an_error_again_where_an_earlier_run_left_it_out(spoilt, 
     assert train(config, tmp_path / "run") == 0
     with pytest.raises(UserError, match=r"03\.png: the file is empty"):
         train(load(spoilt, data__backend=backend), tmp_path / "other")
+
+
+def test_an_evaluation_that_fails_costs_no_epoch(
+    config_file, whole_run, tmp_path, capsys, monkeypatch
+):
+    """The first one as with a broken image that tfdata meets, the last one for want of memory."""
+    workdir, failures = tmp_path / "run", [UserError("an image"), None, None, MemoryError()]
+
+    def evaluate(run, params, **options):
+        if failures and (failure := failures.pop(0)):
+            raise failure
+        return evaluation.evaluate(run, params, **options)
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    with pytest.raises(UserError, match="an image"):
+        train(load(config_file), workdir)
+    assert saved_steps(workdir) == [5]
+    with pytest.raises(MemoryError):
+        train(load(config_file), workdir)
+    assert saved_steps(workdir) == [5, 10, 15]
+    assert train(load(config_file), workdir) == 0
+    assert_same_run(workdir, whole_run)
+    said = capsys.readouterr().out
+    assert [said.count(f"epoch {n}/3") for n in (1, 2, 3)] == [1, 1, 1]
+    assert "nan" not in said
 
 
 # Disks that are full

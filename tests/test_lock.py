@@ -1,14 +1,16 @@
 """One run at a time in a work directory."""
 
+import errno
 import os
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, check_utf8
 from alexnet_jax.records import lock
 
 HOLD = """
@@ -99,8 +101,40 @@ def test_the_lock_follows_the_umask(tmp_path):
     assert (tmp_path / lock.NAME).stat().st_mode & 0o777 == 0o664
 
 
-def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(tmp_path):
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch, inside
+):
     workdir = tmp_path / os.fsdecode(b"caf\xe9")
+    if inside:  # The name as given is fine; the absolute one is not.
+        workdir.mkdir()
+        monkeypatch.chdir(workdir)
+        workdir = Path("run")
     with pytest.raises(UserError, match="is not UTF-8"):
         lock.acquire(workdir)
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(("name", "fits"), [("run", True), ("caf\xc3\xa9", False), ("€", False)])
+def test_a_locale_that_is_not_utf8(tmp_path, monkeypatch, name, fits):
+    """TensorStore would write another folder than the one whose bytes Latin-1 reads as `name`."""
+    monkeypatch.setattr(os, "fsencode", lambda path: os.fspath(path).encode("latin-1"))
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    refused = pytest.raises(UserError, match=r"is iso8859-1: set LC_ALL=C\.UTF-8 or PYTHONUTF8=1")
+    with nullcontext() if fits else refused:
+        check_utf8(tmp_path / name)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, 524, errno.EIO])
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    if number == errno.EIO:
+        with pytest.raises(UserError, match="cannot lock .*Input/output error"):
+            lock.acquire(tmp_path)
+        return
+    with lock.acquire(tmp_path):
+        assert str(os.getpid()) in (tmp_path / "lock").read_text()
+    assert "has no file locks" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import resource
 import subprocess
 import sys
 
@@ -112,7 +113,7 @@ def test_the_step_resumed_at_is_kept_and_the_next_is_not(tmp_path):
     assert (10, "conv1", 0.0) in read_events(tmp_path)
 
 
-def test_a_fresh_start_keeps_nothing(tmp_path):
+def test_a_fresh_start_keeps_nothing_and_says_where_it_is(tmp_path, capsys):
     writer = metrics.open_writer(tmp_path, resume_step=0)
     writer.write(0, 0, "validation", {"loss": 7.0})
     train(writer, 1, 3)
@@ -120,6 +121,12 @@ def test_a_fresh_start_keeps_nothing(tmp_path):
     metrics.open_writer(tmp_path, resume_step=0).close()
     assert read_lines(tmp_path) == []
     assert read_events(tmp_path) == []
+    aside = tmp_path / "earlier-3"
+    assert [line["step"] for line in read_lines(aside)] == [0, 1, 2, 3]
+    assert {step for step, _, _ in read_events(aside)} == {0, 1, 2, 3}
+    assert f"the records of the 3 steps it had made are in {aside}" in capsys.readouterr().out
+    metrics.open_writer(tmp_path, resume_step=0).close()  # of no steps
+    assert capsys.readouterr().out == ""
 
 
 def test_a_resumed_run_shows_its_own_text(tmp_path):
@@ -253,6 +260,32 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="No space left"):
             writer.sync()
     writer.close()
+
+
+def test_events_after_a_full_disk_can_be_read(tmp_path):
+    """The event file ends in half a record, as with on_save_error=continue on a full disk."""
+    writer = metrics.open_writer(tmp_path, resume_step=0)
+    writer.text("config", "seed 1")
+    train(writer, 1, 20)
+    writer.sync()
+    (path,) = tmp_path.glob("*tfevents*")
+    noise = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 50, before[1]))
+    try:
+        for step in (21, 22):  # at the second a new file has no room either
+            writer.scalars(step, {"weight_norm/conv1": 1.0})
+            with pytest.raises(UserError, match="cannot write"):
+                writer.image("conv1", noise, step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    train(writer, 23, 30)
+    writer.close()
+    steps = {step for step, tag, _ in read_events(tmp_path) if tag == "train/loss"}
+    assert steps == {*range(1, 21), *range(23, 31)}
+    (path,) = tmp_path.glob("*tfevents*")
+    assert b"seed 1" in path.read_bytes()
+    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name, "metrics.jsonl"]
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -9,6 +9,7 @@ after it, a process that fails leaves at once, which ends the others (see peers.
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -26,12 +27,15 @@ from jax.experimental import multihost_utils
 
 from alexnet_jax.distributed import peers
 from alexnet_jax.errors import UserError
-from alexnet_jax.runtime import settings
+from alexnet_jax.runtime import jax_versions, settings
 
 START_SECONDS = 300  # the longest time between the starts of two processes
 END_SECONDS = 60  # the longest time between the ends of two processes that end without an error
 VERDICT_SECONDS = 5  # how long a failed collective waits until peers.py knows of the lost process
 SHARED_SECONDS = 60  # how long a network file system may hide a new file
+OPEN_SECONDS = 7 * 24 * 3600  # how long a process may take to open its data
+
+_meetings = itertools.count()  # All processes call `together` equally often.
 
 # Words in the errors of the libraries that connect the processes if one of them does not answer.
 _UNANSWERED = re.compile("Gloo|NCCL|[Cc]oordination service|heartbeat|[Bb]arrier|Socket closed")
@@ -180,6 +184,9 @@ def together() -> Iterator[None]:
         failure = error
     failed = np.array([failure is not None])
     if jax.process_count() > 1:
+        # On CPUs, gloo's first collective waits for the others no longer than 30 seconds.
+        name = f"alexnet_jax/together/{next(_meetings)}"
+        jax_versions.distributed_state().client.wait_at_barrier(name, OPEN_SECONDS * 1000)
         failed = multihost_utils.process_allgather(failed)
     if failure:
         raise failure

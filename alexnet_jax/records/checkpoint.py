@@ -127,7 +127,8 @@ def save(
 ) -> None:
     """Starts saving a step, and returns once its arrays are copied, so that they may be donated.
 
-    It waits for the previous save. If the step is saved already, it does nothing.
+    It waits for the previous save. If the step is saved already, it does nothing, except that one
+    saved without its error, because its evaluation had failed, is replaced by one with it.
 
     Args:
         checkpoints: the checkpoints that `open_checkpoints` has opened.
@@ -150,9 +151,11 @@ def save(
         raise RuntimeError("call verify or restore_latest before the first save")
     finish(checkpoints)
     step = int(step)
-    if step in checkpoints.manager.all_steps():
-        return
     error = float(error) if error is not None and math.isfinite(error) else None
+    if step in checkpoints.manager.all_steps():
+        if error is None or _rank(checkpoints.manager.metrics(step) or {}) < math.inf:
+            return
+        checkpoints.manager.delete(step)
     versions = provenance.versions()
     meta = {"format": FORMAT, "step": step, "error": error, "versions": versions} | meta
     meta["key_kinds"] = key_kinds(state)

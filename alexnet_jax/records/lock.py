@@ -2,16 +2,20 @@
 
 import dataclasses
 import datetime
+import errno
 import fcntl
 import json
 import os
 import socket
 from pathlib import Path
 
+from alexnet_jax import console
 from alexnet_jax.errors import UserError, check_utf8
 from alexnet_jax.records import files
 
 NAME = "lock"
+_ENOTSUPP = 524  # NFS and others give it to users, though only the kernel knows it
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, _ENOTSUPP)
 
 
 class Held(UserError):
@@ -56,7 +60,8 @@ def acquire(workdir: str | os.PathLike) -> Lock:
     however that process ends, and a file that is left behind locks nothing. The file names the
     holder for people to read. On NFS the lock holds between machines if flock reaches the server
     (Linux 2.6.12 and later, unless mounted with nolock or local_lock); otherwise it holds on one
-    machine. In a run of several processes, process 0 locks the directory for all.
+    machine. In a run of several processes, process 0 locks the directory for all. On a file system
+    without locks a warning is printed.
 
     Raises:
         Held: another process holds the lock; the line names its process id and host.
@@ -81,8 +86,13 @@ def acquire(workdir: str | os.PathLike) -> Lock:
             "another --workdir"
         ) from error
     except OSError as error:
-        os.close(descriptor)
-        raise UserError(f"cannot lock {path}: {error.strerror}") from error
+        if error.errno not in _NO_LOCKS:
+            os.close(descriptor)
+            raise UserError(f"cannot lock {path}: {error.strerror}") from error
+        console.say(
+            f"warning: the file system of {workdir} has no file locks: a second run in this work "
+            "directory would not be noticed, and would damage both"
+        )
     try:
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}

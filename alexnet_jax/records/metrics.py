@@ -3,7 +3,8 @@
 Both files are rewound on a resume. A run that resumes at step R first drops the records after R,
 and does not write again what it repeats at R itself, so that each step is recorded once however
 often the run was killed. The records that are kept are copied to a temporary file, which is renamed
-into place when it is complete.
+into place when it is complete. The records of a run that begins again at step 0, because its
+checkpoints are gone, are moved to WORKDIR/earlier-STEP.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import RecordWriter
 
+from alexnet_jax import console
 from alexnet_jax.data import tfrecord
 from alexnet_jax.errors import UserError, writing
 from alexnet_jax.records import files
@@ -45,12 +47,15 @@ class Writer:
         self._path = workdir / "metrics.jsonl"
         with writing(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
+            if resume_step == 0:
+                _set_aside(workdir)
             kept = _kept_lines(self._path, resume_step)
             files.replace(self._path, b"".join(files.json_line(line) for line in kept))
             self._lines = self._path.open("ab")
             self._events, tags = _rewound_events(workdir, resume_step)
         splits = {line["split"] for line in kept if line["step"] == resume_step}
         self._step, self._written = resume_step, splits | tags
+        self._texts, self._broken = [], False
         self._synced = time.monotonic()
 
     def write(self, step: int, epoch: float, split: str, values: Mapping) -> None:
@@ -88,8 +93,8 @@ class Writer:
         because those of a resumed run may differ.
         """
         with writing(self._path):
-            event = Event(wall_time=time.time(), summary=summary.text(tag, text))
-            self._events.write(event.SerializeToString())
+            self._texts.append(Event(wall_time=time.time(), summary=summary.text(tag, text)))
+            self._put(self._texts[-1])
 
     def sync(self) -> None:
         """Returns once everything that was written is on the disk.
@@ -100,7 +105,8 @@ class Writer:
         with writing(self._path):
             self._lines.flush()
             os.fsync(self._lines.fileno())
-            self._events.flush()  # tensorboardX's flush includes fsync
+            with self._whole_events():
+                self._events.flush()  # tensorboardX's flush includes fsync
         self._synced = time.monotonic()
 
     def close(self) -> None:
@@ -114,7 +120,24 @@ class Writer:
             if self._is_new(step, value.tag):
                 event.summary.value.append(value)
         if event.summary.value:
+            self._put(event)
+
+    def _put(self, event: Event) -> None:
+        with self._whole_events():
             self._events.write(event.SerializeToString())
+
+    @contextlib.contextmanager
+    def _whole_events(self) -> Iterator[None]:
+        """Opens a new event file first if the last may end in half a record, as on a full disk."""
+        if self._broken:
+            with contextlib.suppress(OSError):
+                self._events.close()
+            self._events, _ = _rewound_events(self._path.parent, self._step)
+            for text in self._texts:
+                self._events.write(text.SerializeToString())
+        self._broken = True
+        yield
+        self._broken = False
 
     def _is_new(self, step: int, name: str) -> bool:
         """Returns whether `name`, a split or a tag, is written for the first time at `step`."""
@@ -142,8 +165,8 @@ def open_writer(workdir: str | Path, *, resume_step: int, enabled: bool = True) 
 
     Args:
         workdir: the run's directory.
-        resume_step: the step of the restored checkpoint. At 0 the run starts from scratch, and no
-            earlier records are kept.
+        resume_step: the step of the restored checkpoint. At 0 the run starts from scratch, and
+            earlier records are moved aside, of which a line is printed.
         enabled: whether the writer writes anything, as it does in process 0.
 
     Raises:
@@ -151,6 +174,24 @@ def open_writer(workdir: str | Path, *, resume_step: int, enabled: bool = True) 
             last line may be incomplete after a kill.)
     """
     return Writer(Path(workdir), resume_step) if enabled else _NoWriter()
+
+
+def _set_aside(workdir: Path) -> None:
+    """Moves away the records of a run whose checkpoints are gone, or were not yet made."""
+    path = workdir / "metrics.jsonl"
+    lines = map(_parsed, path.read_bytes().splitlines() if path.exists() else ())
+    steps = [line["step"] for line in lines if isinstance(line, dict) and "step" in line]
+    last = max((step for step in steps if isinstance(step, int)), default=0)
+    if last > 0:
+        folder = workdir / f"earlier-{last}"
+        folder.mkdir(exist_ok=True)
+        for each in (*_event_files(workdir), path):  # The last one still tells of a kill between.
+            each.replace(folder / each.name)
+        files.sync(workdir)
+        console.say(
+            f"no checkpoint is left: the run begins again at step 0; the records of the {last} "
+            f"steps it had made are in {folder}"
+        )
 
 
 def _kept_lines(path: Path, resume_step: int) -> list[dict]:
@@ -188,29 +229,45 @@ def _rewound_events(workdir: Path, resume_step: int) -> tuple[RecordWriter, set]
     Returns:
         The open file, and the tags that it has at `resume_step`.
     """
-    old = sorted(workdir.glob(EVENTS + 10 * "[0-9]"))
+    old = _event_files(workdir)
     number = int(old[-1].name.removeprefix(EVENTS)) + 1 if old else 1
     path = workdir / f"{EVENTS}{number:010d}"
     aside = workdir / "events.tmp"  # TensorBoard does not read a file of this name.
     file = RecordWriter(str(aside.absolute()))
+    try:
+        tags = _copy_events(old[-1] if old else None, file, resume_step)
+        file.flush()
+    except BaseException:
+        with contextlib.suppress(OSError):
+            file.close()
+        aside.unlink(missing_ok=True)  # It would take space on a full disk.
+        raise
+    aside.rename(path)
+    for each in old:
+        each.unlink()
+    files.sync(workdir)
+    return file, tags
+
+
+def _copy_events(old: Path | None, file: RecordWriter, resume_step: int) -> set:
+    """Begins a file with the events of an old one up to `resume_step`; returns the tags there."""
     file.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
     layout = summary.custom_scalars(_TOGETHER)
     file.write(Event(wall_time=time.time(), summary=layout).SerializeToString())
     tags = set()
     # Writing was interrupted at a damaged record, by a kill or a full disk.
-    records = tfrecord.records(old[-1]) if old else ()
+    records = tfrecord.records(old) if old else ()
     for record in itertools.takewhile(lambda record: record is not None, records):
         event = Event.FromString(record)
         values = [v for v in event.summary.value if _is_kept(v)]
         if values and event.step <= resume_step and resume_step > 0:
             file.write(record)
             tags.update(value.tag for value in values if event.step == resume_step)
-    file.flush()
-    aside.rename(path)
-    for each in old:
-        each.unlink()
-    files.sync(workdir)
-    return file, tags
+    return tags
+
+
+def _event_files(workdir: Path) -> list[Path]:
+    return sorted(workdir.glob(EVENTS + 10 * "[0-9]"))
 
 
 def _is_kept(value) -> bool:

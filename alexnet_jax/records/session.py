@@ -111,6 +111,20 @@ class Session:
         with self._write_errors():
             checkpoint.finish(self.saved)
 
+    @contextlib.contextmanager
+    def saved_if_it_fails(self, state: TrainState, step: int, history: dict) -> Iterator[None]:
+        """Saves the state of a step if its evaluation fails, which a resumed run then repeats.
+
+        Of several processes one alone may have failed, and cannot save without the others.
+        """
+        try:
+            yield
+        except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+            if jax.process_count() == 1:
+                self.save(state, step, history)
+                self.finish_saving()
+            raise
+
     def close(self) -> None:
         """Closes the metrics."""
         with self._write_errors():

@@ -97,7 +97,7 @@ def distributed_state() -> jax_distributed.State:
     """Returns the state that jax.distributed.initialize has set.
 
     It has `process_id`, `num_processes`, `coordinator_address` and `client`, the client of the
-    key-value store. jax.process_index() would start to use the devices, and all processes wait for
-    each other there.
+    key-value store and of the barriers. jax.process_index() would start to use the devices, and all
+    processes wait for each other there.
     """
     return jax_distributed.global_state
