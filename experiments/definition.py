@@ -10,7 +10,8 @@ MEASURES are names in experiments/measures.py. FAMILY says whether the p values 
 corrected together. PAPER is what the paper says of a variant's difference to the baseline: a number
 in the first measure, "higher" or "lower", or a dict of these by measure. PUBLISHED is what is in
 print of a variant's own first measure. The first line of the file says what the sweep is about. If
-`init_from` of a variant is the name of anX
+`init_from` of a variant is the name of another one, each seed starts with the weights of the
+other's best checkpoint.
 """
 
 import ast

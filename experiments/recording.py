@@ -8,7 +8,7 @@ from pathlib import Path
 from alexnet_jax.console import say
 from alexnet_jax.errors import UserError
 from alexnet_jax.records import lock
-from experiments.definition import Cell, Sweep, cells
+from experiments.definition import FOLDER, Cell, Sweep, cells
 from experiments.record import read_records, read_run, write_records
 from experiments.state import State, sessions
 
@@ -42,7 +42,8 @@ def _write_records(sweep: Sweep, states: Sequence[State]) -> None:
     count = max((line["seed"] + 1 for line in old), default=0)
     every = cells([sweep], max([count, *(state.cell.seed + 1 for state in states)]))
     gone = len(old) - sum(line["digest"] in {each.digest for each in every} for line in old)
-    if old and gone == len(old):
+    # A sweep of the project that was changed replaces its records; another's may be meant here.
+    if old and gone == len(old) and not (FOLDER / f"{sweep.name}.py").exists():
         raise UserError(
             f"experiments/results/{sweep.name} has records, and none is of a run that the sweep "
             "has now: give the sweep's file another name, or move the records away"
