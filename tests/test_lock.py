@@ -132,7 +132,7 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys,
 
     monkeypatch.setattr(lock.fcntl, "flock", flock)
     if number == errno.EIO:
-        with pytest.raises(UserError, match="cannot lock .*Input/output error"):
+        with pytest.raises(UserError, match=r"cannot lock .*Input/output error"):
             lock.acquire(tmp_path)
         return
     with lock.acquire(tmp_path):
