@@ -275,11 +275,11 @@ def is_folder(name: str) -> bool:
     return name.startswith("folder:")
 
 
-def check_same_run(config: Config, workdir: Path) -> None:
+def check_same_run(config: Config, workdir: Path, but: tuple[str, ...] = ()) -> None:
     """Checks that a run is resumed with the configuration that it was started with.
 
     Raises:
-        UserError: a field that is not in `RESUMABLE` differs; the line gives both values.
+        UserError: a field that is not in `RESUMABLE` nor in `but` differs; the line gives both.
     """
     if not (Path(workdir) / "config.json").exists():
         return
@@ -287,7 +287,7 @@ def check_same_run(config: Config, workdir: Path) -> None:
     differing = [
         f"{name} (was {old[name]!r}, now {new[name]!r})"
         for name in sorted(new)
-        if name not in RESUMABLE
+        if name not in RESUMABLE.union(but)
         and old[name] != new[name]
         # A folder may have been moved: trained/resume.py compares what it contains.
         and not (name == "data.name" and is_folder(old[name]) and is_folder(new[name]))

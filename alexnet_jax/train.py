@@ -60,8 +60,10 @@ def train(config: Config, workdir: str | Path, *, traced: tuple[int, int] | None
             if first:
                 stack.enter_context(lock.acquire(workdir))
             resolved = resolve(run.config, run.model)
-            check_same_run(resolved, workdir)
+            # Pictures that were added change a batch size of None too, but are the news.
+            check_same_run(resolved, workdir, but=() if config.batch_size else ("batch_size",))
             kept = resume.check_same_data(workdir, run)
+            check_same_run(resolved, workdir)
         distributed.check_alike(resume.as_read_here(resolved, run, kept), workdir, lock.NAME)
         if first:
             for line in (f"work directory: {workdir}", *opening_lines(run)):

@@ -89,6 +89,21 @@ def test_other_data_are_refused_by_what_differs(trained, copy, change, said, ide
     assert {path: path.read_bytes() for path in workdir.glob("*.*")} == before
 
 
+def test_more_pictures_are_no_other_batch_size(trained, copy):
+    """The number of pictures chooses the batch size, here 8 and with 100 more 16."""
+    workdir, pictures = copy
+    path = workdir / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"batch_size": 8}))
+    for i in range(100):
+        name = pictures / "train" / "coffee" / f"{i % 20:02d}.png"
+        shutil.copy(name, name.with_name(f"copy{i}.png"))
+    config = dataclasses.replace(config_of(trained, pictures), batch_size=None)
+    with pytest.raises(UserError, match="80 examples then, 180 now"):
+        train(config, workdir)
+    with pytest.raises(UserError, match=r"batch_size \(was 8, now 16\)"):
+        train(config_of(trained, pictures, batch_size=16), workdir)
+
+
 def test_contents_of_the_same_names_and_sizes_are_compared(trained, copy):
     workdir, pictures = copy
     repainted(pictures)
