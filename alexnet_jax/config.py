@@ -339,6 +339,7 @@ def _say_zero(name: str) -> None:
 
 
 def _from_flat(given: Mapping[str, Any], where: str) -> Config:
+    """Returns the `Config` of all fields; an error about a value begins with `where`."""
     place = f"{where}: " if where else ""
     fields = {k: typed(place + k, value, SCHEMA[k].type) for k, value in given.items()}
     specs = {}

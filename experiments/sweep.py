@@ -211,8 +211,9 @@ def main(files: list[str]) -> int:
     if flags.FLAGS.dry_run:
         _list(states, jobs)
         return 0
-    data_dir = flags.FLAGS.data_dir and str(Path(flags.FLAGS.data_dir).absolute())
-    return run(sweeps, states, jobs=jobs, data_dir=data_dir or "")
+    data_dir = flags.FLAGS.data_dir
+    data_dir = str(Path(data_dir).absolute()) if data_dir else ""
+    return run(sweeps, states, jobs=jobs, data_dir=data_dir)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from alexnet_jax.assemble import assemble
 from alexnet_jax.config import check_same_run, load_config, override, read_config
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import load_run
+from alexnet_jax.models import create
 from alexnet_jax.preprocess import Preprocess
 from alexnet_jax.train import train
 from alexnet_jax.trained import pretrained
-from alexnet_jax.trained.begin import begin_from
+from alexnet_jax.trained.begin import _differences, begin_from
 from alexnet_jax.trained.kept import RECIPE
 from alexnet_jax.trained.pretrained import open_pretrained
 from alexnet_jax.trained.recipe import Recipe
@@ -269,6 +270,13 @@ def test_a_net_of_the_same_weights_that_computes_otherwise_is_said(trained):
     )
     assert "the factor on fc6 and fc7 in testing is 0.5 in that net: here it is 1" in told
     assert "it was trained with a mean subtracted: here no mean is" in told
+    # An activation gives the same before maximum pooling as after it.
+    source = create("net145")
+    paper = _differences(create("alexnet"), source, 224)
+    assert not any("conv5" in line for line in paper)
+    assert "the padding of conv1 is (2, 2) in that net: here it is (1, 1)" in _differences(
+        source.clone(conv1_padding=2), source.clone(conv1_padding=1), 224
+    )
     said.clear()
     same = assemble(config_of(trained))
     begin_from(trained.workdir, same, same.fresh_state().params, said.append)

@@ -131,7 +131,8 @@ def root(data_dir: str | Path | None) -> Path:
     try:
         return local_path(chosen)
     except UserError as error:
-        raise UserError(f"the folder of data sets, of data.data_dir: {error}") from None
+        whose = "$TFDS_DATA_DIR" if chosen == os.environ.get("TFDS_DATA_DIR") else "data.data_dir"
+        raise UserError(f"the folder of data sets, of {whose}: {error}") from None
 
 
 def dataset_dir(

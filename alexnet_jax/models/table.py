@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,3 +80,12 @@ class Dense:
 def number(layer: str) -> str:
     """Returns the number in a layer's name, such as "1", which its operations get as well."""
     return layer.lstrip("abcdefghijklmnopqrstuvwxyz")
+
+
+def canonical(then: Sequence[str], maximum: bool) -> list[str]:
+    """Leaves dropout out, and moves activations before maximum pooling, which is equivalent."""
+    ops = [op for op in then if op != "drop"]
+    for i in range(1, len(ops) if maximum else 0):
+        if ops[i - 1 : i + 1] == ["pool", "act"]:
+            ops[i - 1 : i + 1] = ["act", "pool"]
+    return ops

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import jaxlib
+import numpy as np
 
 from alexnet_jax import data, optim
 from alexnet_jax.assemble import Run
@@ -56,7 +57,7 @@ def _missing_classes(opened: data.Data) -> list[str]:
     lines = []
     for split, held in opened.splits.items():
         if isinstance(held, copies.Copy | decoded.Squares):
-            there = {*held.labels[held.mask > 0].tolist()}
+            there = np.unique(held.labels[held.mask > 0])
             lacking = [name for i, name in enumerate(opened.class_names) if i not in there]
             if lacking:
                 count = f"{len(lacking)} of {opened.num_classes} classes"

@@ -1,7 +1,9 @@
 """Makes the state from which a run trains: a saved one, another net's weights, or a new one."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +12,8 @@ from alexnet_jax.assemble import Run
 from alexnet_jax.console.progress import counter
 from alexnet_jax.data.identity import normal_name, some
 from alexnet_jax.errors import UserError
-from alexnet_jax.models import AlexNet, operations
+from alexnet_jax.models import AlexNet, Operation, operations
+from alexnet_jax.models.table import canonical, number
 from alexnet_jax.records import checkpoint, saved_state
 from alexnet_jax.step import TrainState
 from alexnet_jax.trained import names
@@ -104,15 +107,14 @@ def begin_from(path: str | Path, run: Run, params: dict, log: Callable[[str], No
 def _differences(theirs: AlexNet, ours: AlexNet, image_size: int) -> list[str]:
     """Returns a line for each thing in which two nets of the same weights compute differently."""
 
-    def described(net: AlexNet) -> dict[str, str]:
+    def described(net: AlexNet) -> dict[str, Any]:
         table = operations(net, image_size)
-        found = {"activation": net.activation}
-        for op in table:
-            if op.kind != "drop":
-                sizes = f" {op.window}/{op.stride}" if op.window > 1 else ""
-                before = f"{found[op.layer]}, " if op.layer in found else ""
-                found[op.layer] = f"{before}{op.name}{sizes}"
-        found["pool_overhang"] = net.pool_overhang
+        found = {"activation": net.activation, "pool_overhang": net.pool_overhang}
+        for layer, group in itertools.groupby(table, key=lambda op: op.layer):
+            ops = {op.name.removesuffix(number(layer)): op for op in group}
+            maximum = any(op.kind == "max_pool" for op in ops.values())
+            found[layer] = ", ".join(_sized(ops[name]) for name in canonical(ops, maximum))
+        found |= {f"the padding of {op.name}": op.padding for op in table if op.kind == "conv"}
         kinds = {op.kind for op in table}
         for kind in ("lrn", "norm"):
             names = [name for name in vars(net) if kind in kinds and name.startswith(f"{kind}_")]
@@ -126,6 +128,10 @@ def _differences(theirs: AlexNet, ours: AlexNet, image_size: int) -> list[str]:
         for name in there
         if name in here and there[name] != here[name]
     ]
+
+
+def _sized(op: Operation) -> str:
+    return f"{op.name} {op.window}/{op.stride}" if op.window > 1 else op.name
 
 
 def _other_input(theirs: Recipe, own: Recipe) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import AlexNet, Conv, create, operations
+from alexnet_jax.models.table import canonical
 from alexnet_jax.trained import names
 
 
@@ -141,18 +142,9 @@ def _shapes(model: AlexNet, image_size: int) -> list[tuple]:
 def _same_order(model: AlexNet, theirs: Sequence[Layer]) -> bool:
     maximum = model.pooling == "max"
     return all(
-        layer.then is None or _canonical(row.then, maximum) == _canonical(layer.then, maximum)
+        layer.then is None or canonical(row.then, maximum) == canonical(layer.then, maximum)
         for row, layer in zip(model.layers, theirs, strict=True)
     )
-
-
-def _canonical(then: Sequence[str], maximum: bool) -> list[str]:
-    """Leaves dropout out, and moves activations before maximum pooling, which is equivalent."""
-    ops = [op for op in then if op != "drop"]
-    for i in range(1, len(ops) if maximum else 0):
-        if ops[i - 1 : i + 1] == ["pool", "act"]:
-            ops[i - 1 : i + 1] = ["act", "pool"]
-    return ops
 
 
 def _check_geometry(preset: str, model: AlexNet, theirs: Sequence[Layer], image_size: int) -> None:
